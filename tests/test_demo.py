@@ -18,7 +18,7 @@ from hierax.checkpoint.records import list_checkpoints
 from hierax.cli.demo import next_steps
 from hierax.demo.answers import answers_for, probabilities, side
 from hierax.demo.demo import demo
-from hierax.demo.filling import errors, fill_in
+from hierax.demo.filling import errors, fill
 from hierax.demo.images import gallery, photos
 from hierax.demo.inputs import pooled
 from hierax.demo.sheet import SMALL, TILE, Row, demo_sheet
@@ -205,19 +205,20 @@ def test_the_threshold_of_the_bundled_classifier_is_a_measured_probability() -> 
     assert metrics["top1"] < metrics["sure_precision"] <= 100
 
 
-def test_a_mirrored_photo_is_filled_in_as_the_mirror_image() -> None:
+def test_hidden_parts_are_filled_in_and_visible_parts_stay() -> None:
     model = hierax.load("hierax/femto.mae")
     assert isinstance(model, hierax.HieraForPreTraining)
-    pixels, keep = torch.randn(1, 3, 64, 96), torch.tensor([[True, False, False, True, True, False]])
-    mirrored = torch.tensor([[False, False, True, False, True, True]])
-    with torch.inference_mode():
-        made, other = fill_in(model, pixels, keep), fill_in(model, pixels.flip(-1), mirrored)
-    torch.testing.assert_close(other.flip(-1), made)
-    seen = torch.zeros(2, 3, dtype=torch.bool)
-    seen.view(-1)[:] = keep[0]
-    shown = seen.repeat_interleave(32, 0).repeat_interleave(32, 1)
-    assert torch.equal(made[..., shown], pixels[..., shown])
-    assert not torch.isclose(made[..., ~shown], pixels[..., ~shown]).all(dim=1).any()
+    found, note = fill(model, [photos()[0].picture], seed=0, side=240)
+    (one,) = found
+    assert note == "15 of 25 parts are visible"
+    masked, made = np.asarray(one.masked, np.int32), np.asarray(one.made, np.int32)
+    units = [np.s_[top + 4 : top + 44, left + 4 : left + 44] for top in range(0, 240, 48) for left in range(0, 240, 48)]
+    hidden = [unit for unit in units if np.ptp(masked[unit].reshape(-1, 3), axis=0).max() == 0]
+    assert len(hidden) == 10
+    assert all((masked[unit] != made[unit]).any(axis=2).mean() > 0.9 for unit in hidden)
+    shown = [unit for unit in units if unit not in hidden]
+    assert all(np.array_equal(masked[unit], made[unit]) for unit in shown)
+    assert 0 < one.error < one.flat
 
 
 def test_the_errors_of_a_reconstruction_are_those_of_the_hidden_pixels() -> None:

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         return tally.end()
     sheet = demo(photos, tell=tell)
     with atomic_write(target) as part:
-        sheet.save(part)
+        sheet.save(part, compress_level=3)  # half of the time, and 8 % more bytes
     line = f"wrote {target}: labels, feature maps, reconstruction, nearest neighbors"
     print(f"{line}      {time.perf_counter() - begin:.1f} s")
     print("\nnext:")

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining
 
 _NEAREST = 4
-_GALLERY = 128  # pixels of the gallery's images, which are small; with 160 fewer neighbors are of the photo's category
+_GALLERY = 96  # pixels of the gallery's images: their own size
 _STAGES = (2, 3)  # the stages with the maps that are shown
-_FINER = 4  # the size at which the maps are computed, divided by the model's own size: small maps look like noise
+_FINER = 3  # the size at which the maps are computed, divided by the model's own size: small maps look like noise
 _WIDE = 40  # columns of a terminal for the name of an image; after longer names the labels are not aligned
 
 

@@ -67,20 +67,16 @@ def fill(
 
 
 def fill_in(model: HieraForPreTraining, pixels: Tensor, keep: Tensor) -> Tensor:
-    """The pixels `[1, C, H, W]`, with hidden parts as the model predicts them: the mean of what it predicts for
-    the photo and for its mirror image, under the same mask. `keep` `[1, U]` is True for visible mask units.
+    """The pixels `[1, C, H, W]`, with hidden parts as the model predicts them. `keep` `[1, U]` is True for visible mask
+    units.
     """
     import torch
 
     from hierax.viz.reconstruction import reconstruct_pixels
 
-    mirrored = keep.view(1, *model.config.unit_grid(pixels.shape[2:])).flip(-1).reshape(keep.shape)
-    made = []
     with torch.inference_mode():
-        for given, shown in ((pixels, keep), (pixels.flip(-1), mirrored)):
-            out = model(given, keep=shown)
-            made.append(reconstruct_pixels(given, out.logits, out.bool_masked_pos, config=model.config))
-    return (made[0] + made[1].flip(-1)) / 2
+        out = model(pixels, keep=keep)
+        return reconstruct_pixels(pixels, out.logits, out.bool_masked_pos, config=model.config)
 
 
 def errors(truth: Image.Image, guess: Image.Image, visible: np.ndarray) -> tuple[float, float]:
