@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from hierax.reprs.progress import NotebookBar
+
 pytest.importorskip("jupytext", reason="needs the extra notebooks")
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +22,7 @@ sys.path.insert(0, str(FOLDER))
 import run as notebooks  # noqa: E402
 
 NAMES = notebooks.names()
-IMAGES = {"first_look": 6, "features_and_similarity": 4, "finetune": 5, "segmentation": 4, "video": 5}
+IMAGES = {"first_look": 10, "features_and_similarity": 10, "finetune": 3, "segmentation": 4, "video": 4}
 """The smallest number of images in the outputs of each."""
 
 
@@ -121,6 +123,39 @@ def test_progress_in_a_kernel_is_one_output_that_ends_with_the_count() -> None:
     assert (said.name, said.text) == ("stdout", "hierax: done\n")
 
 
+def test_a_bar_shows_the_last_results_and_escapes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[dict[str, str]] = []
+
+    class Handle:
+        def update(self, data: dict[str, str], *, raw: bool) -> None:
+            assert raw
+            states.append(data)
+
+    def display(data: dict[str, str], *, raw: bool, display_id: bool) -> Handle:
+        assert raw
+        assert display_id
+        states.append(data)
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    bar = NotebookBar()
+    bar.show(0.5, "step 1 of 2 <b>")
+    for number in range(8):
+        bar.report(f"result {number} <i>")
+    bar.show(None, "done")
+    assert "width:50.0%" in states[0]["text/html"]
+    assert states[-1]["text/plain"].splitlines() == ["done", *(f"result {number} <i>" for number in range(3, 8))]
+    assert not any("<b>" in state["text/html"] or "<i>" in state["text/html"] for state in states)
+
+
+def test_a_notebook_that_cannot_show_a_bar_does_not_stop_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: 1 / 0)
+    bar = NotebookBar()
+    bar.show(0.5, "step")
+    bar.report("result")
+    assert not bar.shown
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
@@ -130,6 +165,7 @@ def test_a_notebook_runs_from_top_to_bottom(name: str) -> None:
     data = [output.data for output in shown if "data" in output]
     drawn = sum(("image/png" in one or "image/gif" in one) + one.get("text/html", "").count("<img") for one in data)
     assert drawn >= IMAGES[name]
+    assert not [one for one in data if "no such file" in one.get("text/html", "")]
     assert not [one for one in data if any("widget" in kind for kind in one)]
     assert [output.text for output in shown if output.output_type == "stream" and output.name == "stderr"] == []
     assert sum(output.text.count("\n") for output in shown if output.output_type == "stream") < 60

@@ -34,7 +34,7 @@ VALUES = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
 """Code in a page: names."""
 ROOMS = (".", *sorted(path.parent.name for path in (ROOT / "src/hierax").glob("*/__init__.py")))
 """Packages whose docstrings and comments are checked; "." is the modules beside the packages."""
-PAGES = (".", "docs", "benchmarks", "femto", "src/hierax/assets")
+PAGES = (".", "docs", "notebooks", "benchmarks", "femto", "src/hierax/assets")
 """Folders of Markdown."""
 NAMES = re.compile(r"^ *\w+(?:, \w+)*(?=: )|\w+=|\"[^\"\n]*\"|\btest_pictures\b", re.MULTILINE)
 """Names in a docstring: of an argument or attribute that is explained, of a keyword, and values in quotes."""
@@ -162,7 +162,7 @@ FORMER = {
 
 
 def test_spelling_is_american_in_names_too() -> None:
-    folders = ("src", "tests", "docs", "benchmarks", "femto")
+    folders = ("src", "tests", "docs", "notebooks", "benchmarks", "femto")
     files = [path for folder in folders for end in ("py", "md") for path in (ROOT / folder).rglob(f"*.{end}")]
     files += ROOT.glob("*.md")
     british = {path.relative_to(ROOT).as_posix() for path in files if BRITISH.search(path.read_text(encoding="utf-8"))}
