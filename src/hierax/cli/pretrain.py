@@ -1,4 +1,4 @@
-"""`hierax pretrain`: trains a mrequest autoencoder on unlabeled data."""
+"""`hierax pretrain`: trains a masked autoencoder on unlabeled data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from hierax.cli import train
 from hierax.cli.terminal import UserError
 
-SUMMARY = "pretrain a mrequest autoencoder on your data, without labels"
+SUMMARY = "pretrain a masked autoencoder on your data, without labels"
 EPILOG = train.SETTINGS.format(command="pretrain")
 
 
