@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow lint docs dist notebooks clean
+.PHONY: demo test slow hub lint docs dist notebooks clean
 
 demo: $(VENV)/core
 	$(VENV)/bin/hierax demo
@@ -13,6 +13,9 @@ test: $(VENV)/dev lint
 
 slow: $(VENV)/dev
 	$(VENV)/bin/python -m pytest -m slow
+
+hub: $(VENV)/dev
+	$(VENV)/bin/python -m pytest -m hub
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff format --check .

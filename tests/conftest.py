@@ -15,13 +15,18 @@ from typing import Any
 import pytest
 
 
-def _isolate() -> None:
+def _isolate() -> dict[str, str]:
     """Gives the tests, and the commands that they start, a home and caches that nobody else uses.
 
     Called before the Hub's client is first imported, since that reads its settings then.
+
+    Returns:
+        The settings of the Hub's client of whoever runs the tests, for `pytest -m hub`.
     """
     foreign = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "HIERAX_", "XDG_")
-    own = {"HIERAX_SEED", "HIERAX_GOLDEN"}  # what the tests themselves are told
+    own = {"HIERAX_SEED", "HIERAX_GOLDEN", "HIERAX_HUB_NUMBERS"}  # what the tests themselves are told
+    theirs = {name: value for name, value in os.environ.items() if name.startswith(("HF_", "HUGGINGFACE_"))}
+    theirs.setdefault("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
     terminal = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"}
     for name in [n for n in os.environ if (n.startswith(foreign) and n not in own) or n in terminal]:
         del os.environ[name]
@@ -38,9 +43,10 @@ def _isolate() -> None:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
+    return theirs
 
 
-_isolate()
+_HUB = _isolate()
 # started in the background by a shell, or by nohup: the commands that tests start would inherit it
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
@@ -49,6 +55,13 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
 # The modules of torch and the tests are some million objects. To go through all of them again and again was a
 # third of the time of the tests; what a test makes is collected as ever.
 gc.disable()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`pytest -m hub` uses the network, and the cache of the Hub's client of whoever runs it."""
+    if config.option.markexpr == "hub":
+        os.environ |= {"HF_HUB_OFFLINE": "0", **_HUB}
+        import huggingface_hub.constants  # noqa: F401  # reads its settings, before modules of other tests change them
 
 
 def pytest_collection_finish() -> None:
@@ -71,7 +84,7 @@ pytest.register_assert_rewrite("benches", "engines", "exports", "pictures")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What a machine cannot test is said, and not only counted: the page without a browser."""
+    """What a machine cannot test is said, not only counted: the page without a browser, the Hub without a network."""
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", ())]
     reasons = {where[2] for where in skipped if isinstance(where, tuple)}
     for reason in sorted(reason for reason in reasons if "NOT tested" in reason):

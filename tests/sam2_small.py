@@ -2,9 +2,13 @@
 
 from typing import Any
 
-from hierax.model.config import HieraConfig
-from small import image_config
+from torch import Tensor
 
+from hierax.model.config import HieraConfig
+from small import image_config, randomize
+
+SIZE = 256
+"""Pixels of an image of `small_sam`, per side."""
 WINDOWS: dict[str, Any] = {
     "window_sizes": (8, 4, 14, 7),
     "global_blocks": (4,),
@@ -34,3 +38,27 @@ def trunk_in_transformers(**changes: Any) -> Any:
         window_positional_embedding_background_size=[7, 7],
         **changes,
     )
+
+
+def small_sam() -> Any:
+    """All of SAM 2 for images of 256 pixels, in transformers, with random weights."""
+    import transformers
+
+    trunk = trunk_in_transformers(image_size=[SIZE, SIZE])
+    vision = transformers.Sam2VisionConfig(
+        backbone_config=trunk,
+        backbone_channel_list=[64, 32, 16, 8],
+        backbone_feature_sizes=[[SIZE // stride] * 2 for stride in (4, 8, 16)],
+    )
+    model = transformers.Sam2Model(
+        transformers.Sam2Config(vision_config=vision, prompt_encoder_config={"image_size": SIZE})
+    ).eval()
+    randomize(model)
+    return model
+
+
+def embeddings(sam: Any, maps: Any) -> list[Tensor]:
+    """What SAM 2's decoder takes, of the maps of the neck."""
+    fine, middle, coarse = maps
+    decoder = sam.mask_decoder
+    return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + sam.no_memory_embedding.view(1, -1, 1, 1)]
