@@ -86,7 +86,7 @@ pytest.register_assert_rewrite("benches", "engines", "exports", "pictures")
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What a machine cannot test is said, not only counted: the page without a browser, the Hub without a network."""
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", ())]
-    reasons = {where[2] for where in skipped if isinstance(where, tuple)}
+    reasons = {where[2].removeprefix("Skipped: ") for where in skipped if isinstance(where, tuple)}
     for reason in sorted(reason for reason in reasons if "NOT tested" in reason):
         terminalreporter.write_line(f"WARNING: {reason}", yellow=True, bold=True)
 
