@@ -46,13 +46,13 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("wheel", nargs="?", type=Path, help="the wheel to check (dist/hierax-*.whl)")
-    parser.add_argument("--extras", help="extras, with commas; core is none (all but test and dev)")
+    parser.add_argument("--extras", help="extras, with commas; core is none (all but test, docs and dev)")
     parser.add_argument("--python", help="version or path of the interpreter (the one that runs this)")
     parser.add_argument("--lowest", action="store_true", help="install the lowest versions that pyproject.toml allows")
     parser.add_argument("--tests", action="store_true", help="also run the tests of each extra")
     arguments = parser.parse_args()
     wheel, rows = the_wheel(arguments.wheel), []
-    every = [extra for extra in requirements(wheel) if extra not in ("test", "dev")]
+    every = [extra for extra in requirements(wheel) if extra not in ("test", "docs", "dev")]
     for extra in arguments.extras.split(",") if arguments.extras else every:
         rows.append(checked(wheel, extra, arguments))
         print(" | ".join(rows[-1]), flush=True)
