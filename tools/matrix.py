@@ -3,8 +3,8 @@
     python tools/matrix.py [WHEEL] [--pythons 3.10,3.11,3.12,3.13] [--torch lowest,pinned,newest,2.9.1]
 
 `lowest` is the oldest PyTorch that pyproject.toml allows, `pinned` that of constraints.txt, `newest` the newest that
-can be installed. Each cell imports hierax, runs the smoke program of `core`, and the tests in `TESTS`. These need transformers
-and no other extra. On Linux, PyTorch for other Pythons comes with CUDA: some gigabytes per version are downloaded once.
+can be installed. Each cell runs the smoke program of `core`, and the tests in `TESTS`, which need transformers and no
+other extra. On Linux, PyTorch for other Pythons comes with CUDA: some gigabytes per version are downloaded once.
 """
 
 import argparse
