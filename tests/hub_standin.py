@@ -155,7 +155,7 @@ def served(repositories: Path) -> Iterator[str]:
             if body and content:
                 self.wfile.write(content)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             """Nothing is printed."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
