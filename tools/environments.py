@@ -69,7 +69,6 @@ class Environment:
         own = {
             "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(home),
-            "TMPDIR": str(home),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
         }
