@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,11 @@ def test_the_version_of_a_wheel_is_read_from_its_metadata(tmp_path: Path) -> Non
     with zipfile.ZipFile(tmp_path / "a.whl", "w") as archive:
         archive.writestr("hierax-9.dist-info/METADATA", "Metadata-Version: 2.4\nName: hierax\nVersion: 9\n\ntext")
     assert contents.metadata(tmp_path / "a.whl")["Version"] == "9"
+
+
+def test_every_extra_of_users_is_used_by_the_check_of_the_wheel() -> None:
+    extras = set(metadata("hierax").get_all("Provides-Extra", [])) - set(tool("check_wheel").DEVELOPERS)
+    assert extras | {"core"} == set(tool("smoke").CHECKS)
 
 
 # -- version and changelog --------------------------------------------------------------------------------------------

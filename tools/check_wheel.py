@@ -37,6 +37,8 @@ TESTS: Mapping[str, Sequence[str]] = {
     "adapters": ("adapters",),
 }
 """The tests of an extra that need no other extra: `models` is tests/test_models.py."""
+DEVELOPERS = ("test", "docs", "notebooks", "dev")
+"""Extras that are not checked one by one: `make test` and `make docs` use them."""
 _TEST_TOOLS = ("pytest", "hypothesis")
 PYTEST = ("python", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", "default", "-m", "not slow and not hub")
 """pytest as the checks run it: old versions of packages give warnings, which are errors in `make test`."""
@@ -46,13 +48,13 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("wheel", nargs="?", type=Path, help="the wheel to check (dist/hierax-*.whl)")
-    parser.add_argument("--extras", help="extras, with commas; core is none (all but test, docs and dev)")
+    parser.add_argument("--extras", help="extras, with commas; core is none (all but those of developers)")
     parser.add_argument("--python", help="version or path of the interpreter (the one that runs this)")
     parser.add_argument("--lowest", action="store_true", help="install the lowest versions that pyproject.toml allows")
     parser.add_argument("--tests", action="store_true", help="also run the tests of each extra")
     arguments = parser.parse_args()
     wheel, rows = the_wheel(arguments.wheel), []
-    every = [extra for extra in requirements(wheel) if extra not in ("test", "docs", "dev")]
+    every = [extra for extra in requirements(wheel) if extra not in DEVELOPERS]
     for extra in arguments.extras.split(",") if arguments.extras else every:
         rows.append(checked(wheel, extra, arguments))
         print(" | ".join(rows[-1]), flush=True)
