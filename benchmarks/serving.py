@@ -38,21 +38,22 @@ engine = hierax.Engine(sys.argv[1], precision=sys.argv[2], max_shapes=16)
 pixels = torch.randn(64, 3, 224, 224)
 batches = (1, 2, 4, 8, 16, 32)
 engine.warm_up(batches=batches)
-def measure(batch, seconds):
+def measure(batch, seconds, pause=0):
     times, begin = [], time.perf_counter()
     while time.perf_counter() - begin < seconds:
+        time.sleep(pause)
         start = time.perf_counter()
         engine(pixel_values=pixels[:batch])
         times.append(time.perf_counter() - start)
     return len(times) * batch / sum(times), sorted(times)[len(times) // 2]
 print(json.dumps({"how": f"{engine.precision} {engine.backend}, {engine.threads} threads"}), flush=True)
 for line in sys.stdin:
-    batch, seconds = json.loads(line)
+    batch, seconds, pause = json.loads(line)
     if batch == 0:
         best = max((measure(b, seconds / 6) + (b,) for b in batches), key=lambda found: found[0])
         print(json.dumps(best), flush=True)
     else:
-        print(json.dumps(measure(batch, seconds)), flush=True)
+        print(json.dumps(measure(batch, seconds, pause)), flush=True)
 """
 
 
@@ -109,17 +110,17 @@ def hierax_serve(model: Path, options: argparse.Namespace) -> list[str]:
 
 @contextlib.contextmanager
 def engine_process(model: Path, precision: str) -> Iterator[Any]:
-    """A function `(batch, seconds)` that measures the engine in a process: images per second, and seconds per call."""
+    """A function `(batch, seconds, pause)` that measures the engine in a process: images/s, and seconds per call."""
     command = [sys.executable, "-W", "ignore", "-c", ENGINE, str(model), precision]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         print("engine:", json.loads(process.stdout.readline())["how"], flush=True)
 
-        def ask(batch: int, seconds: float) -> Any:
+        def ask(batch: int, seconds: float, pause: float = 0.0) -> Any:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(json.dumps([batch, seconds]) + "\n")
+            process.stdin.write(json.dumps([batch, seconds, pause]) + "\n")
             process.stdin.flush()
             return json.loads(process.stdout.readline())
 
@@ -179,9 +180,12 @@ def saturation(options: argparse.Namespace, folder: Path) -> None:
 
 
 def latency(options: argparse.Namespace, folder: Path) -> None:
-    """Latency of a lone client beside the engine's, and at half load."""
+    """Latency of a lone client beside the engine's, and at half load.
+
+    Between two requests of a lone client, the threads of the engine sleep; so it is also measured with pauses of 5 ms.
+    """
     model, images = make_inputs(folder)
-    differences, shares = [], []
+    differences, rested_differences, shares = [], [], []
     with (
         engine_process(model, options.precision) as engine,
         serving(hierax_serve(model, options), folder / "log.txt") as (port, _),
@@ -189,17 +193,20 @@ def latency(options: argparse.Namespace, folder: Path) -> None:
         load(port, images, "closed", 3, connections=options.connections)
         most = answered(load(port, images, "closed", options.seconds, connections=options.connections), options.seconds)
         for number in range(options.rounds):
-            own = engine(1, options.seconds / 2)[1] * 1000
+            own = engine(1, options.seconds / 4)[1] * 1000
+            rested = engine(1, options.seconds / 4, 0.005)[1] * 1000
             alone = latencies(load(port, images, "closed", options.seconds / 2, connections=1))
             half = latencies(load(port, images, "open", options.seconds, rate=most / 2))
             middle, p50, p99 = quantile(alone, 0.5), quantile(half, 0.5), quantile(half, 0.99)
             differences.append(middle - own)
+            rested_differences.append(middle - rested)
             shares.append(p99 / p50)
             print(
-                f"round {number + 1}: engine {own:.1f} ms, lone p50 {middle:.1f} ms (+{middle - own:.1f}); "
+                f"round {number + 1}: engine {own:.1f} ms, after pauses {rested:.1f} ms, lone p50 {middle:.1f} ms; "
                 f"at {most / 2:.0f}/s p50 {p50:.1f} ms, p99 {p99:.1f} ms ({p99 / p50:.2f}x)"
             )
     print(f"lone p50 - engine's p50: median {statistics.median(differences):.1f} ms")
+    print(f"lone p50 - engine's p50 after pauses: median {statistics.median(rested_differences):.1f} ms")
     print(f"p99 / p50 at half load: median {statistics.median(shares):.2f}")
 
 
