@@ -158,6 +158,15 @@ def test_exports_contain_the_operators_of_pytorch(used: list[int]) -> None:
     assert "mkldnn" not in str(program.graph)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_exports_are_for_any_batch(autocast: bool) -> None:
+    """oneDNN would compute batches of 4 and more: an export with a batch of 3 must not be for smaller ones alone."""
+    layer, batch = Linear(4096, 2048), torch.export.Dim("batch", min=1, max=1024)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        program = torch.export.export(layer, (torch.zeros(3, 4096),), dynamic_shapes=({0: batch},), strict=False)
+    assert program.module()(torch.zeros(9, 4096)).shape == (9, 2048)
+
+
 def test_a_layer_trains_with_checkpointing(used: list[int]) -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))

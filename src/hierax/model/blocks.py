@@ -118,11 +118,11 @@ class Attention(nn.Module):
 
     def _learned(self, parts: Tensor) -> Tensor | None:
         """The answers `[windows, queries, C_out]` by an operation that trains faster, if it suits."""
+        if parts.dtype not in _HALF or not (self.windowed or self.pool == 1) or not learns(parts):
+            return None
         _, units, tokens, _, heads, _ = parts.shape
         keys = tokens if self.windowed else units * tokens
         scores = parts.shape[0] * units * tokens // self.pool * heads * keys
-        if parts.dtype not in _HALF or not (self.windowed or self.pool == 1) or not learns(parts):
-            return None
         if scores > _MAX_EXPLICIT_SCORES_HALF:
             return None
         ordered = parts.flatten(self.fold, self.fold + 1).permute(2, 0, 3, 1, 4).contiguous()

@@ -77,10 +77,10 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
+        and is_plain(x)  # before the sizes: an export would be for the sizes that were asked about
         and x.ndim > 1
         and x.numel() * weight.shape[0] >= _LEAST
         and not torch.is_autocast_enabled("cpu")
-        and is_plain(x)
         and onednn_is_faster()
     )
 
@@ -95,10 +95,10 @@ def _suits_in_half(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and weight.dtype == torch.float32
         and x.dtype in (torch.float32, torch.bfloat16)
+        and is_plain(x)
         and x.ndim > 1
         and x.numel() > 0
         and _needs_gradient(x, weight, bias)
-        and is_plain(x)
         and _works_in_half()
     )
 
