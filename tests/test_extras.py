@@ -14,7 +14,10 @@ def declared() -> set[tuple[str, str]]:
     found = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras_of = found["project"]["optional-dependencies"]
     return {
-        (name, extra) for extra, names in extras_of.items() if extra not in ("test", "docs", "dev") for name in names
+        (name, extra)
+        for extra, names in extras_of.items()
+        if extra not in ("test", "docs", "notebooks", "dev")
+        for name in names
     }
 
 
