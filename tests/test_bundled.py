@@ -276,3 +276,13 @@ def test_help_says_which_model_that_is(run: Run, command: str, name: str) -> Non
     out = run(command, "--help")[1]
     assert f"(default: {name}, " in " ".join(out.split())
     assert f"Without --model the command uses {name}" in out
+
+
+def test_the_classifier_is_exported_for_any_batch() -> None:
+    """A model of real size: decisions that depend on how much there is to compute must not become part of an export."""
+    model = hierax.HieraForImageClassification.from_pretrained("hierax/femto").eval()
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    pixels = torch.zeros(2, 3, 160, 160)
+    with torch.no_grad():
+        program = torch.export.export(model, (pixels,), dynamic_shapes=({0: batch},), strict=False)
+        assert program.module()(torch.zeros(5, 3, 160, 160)).logits.shape == (5, 30)
