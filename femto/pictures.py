@@ -82,6 +82,12 @@ def items(folder: Path, side: int) -> tuple[list[Item], Counter[str]]:
     return list(found.values()), left
 
 
+def free_of(found: Sequence[Item], rows: Mapping[str, Row]) -> list[Item]:
+    """The pictures that may be trained on: none is in a group with one that is held out."""
+    shut = {item.group for item in found if rows.get(item.mark[:16], Row("", "train")).split != "train"}
+    return [item for item in found if item.group not in shut]
+
+
 def drawn(item: Item, backdrops: Sequence[Path]) -> Image.Image:
     """A transparent drawing on what its content decides."""
     return varied(Image.open(item.cut), bytes.fromhex(item.mark), backdrops)
@@ -182,11 +188,11 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.new_split or not (HERE / "split.csv").exists():
         write_split(HERE / "split.csv", new_split(found))
     rows = read_split(HERE / "split.csv")
-    shut = {item.group for item in found if rows.get(item.mark[:16], Row("", "train")).split != "train"}
-    free = [item for item in found if item.group not in shut]
+    free = free_of(found, rows)
+    kept = {item.group for item in free}
     photos = sorted((item for item in found if item.photo), key=lambda item: item.mark)
     if not arguments.labels_only:
-        write_unlabeled(folder, free, [item.cut for item in photos if item.group not in shut], arguments.side)
+        write_unlabeled(folder, free, [item.cut for item in photos if item.group in kept], arguments.side)
     rows = read_wrong(HERE / "wrong.csv", rows)
     held = [item.cut for item in photos if rows.get(item.mark[:16], Row("", "")).split == "held-out"]
     write_labeled(folder, found, rows, held)

