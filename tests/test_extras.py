@@ -29,7 +29,7 @@ def test_the_table_says_what_the_extras_of_the_project_install() -> None:
 def test_the_line_quotes_what_a_shell_would_take_for_its_own() -> None:
     assert extras.install_line("pyarrow") == "pip install 'pyarrow>=15' (part of hierax[embed])"
     assert extras.install_line("sklearn") == "pip install scikit-learn"
-    both = "pip install 'onnx>=1.17' 'onnxscript>=0.5' (part of hierax[onnx])"
+    both = "pip install 'onnx>=1.17' 'onnxscript>=0.6' (part of hierax[onnx])"
     assert extras.install_line("onnx", "onnxscript") == both
 
 

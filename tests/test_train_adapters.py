@@ -311,7 +311,7 @@ def test_without_peft_one_line_says_what_to_install(
     assert main(["finetune", str(data), "--from", str(base), "-o", str(tmp_path / "run"), "adapter=lora"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert said.endswith(
-        "a run with adapter=lora needs the package peft: pip install 'peft>=0.17' (part of hierax[adapters])"
+        "a run with adapter=lora needs the package peft: pip install 'peft>=0.18' (part of hierax[adapters])"
     )
     assert not (tmp_path / "run").exists()
 
