@@ -12,7 +12,7 @@ from hierax import Engine, HieraForImageClassification, HieraImageProcessor, Pre
 from hierax.checkpoint.preprocessing import resize_record
 from hierax.collection.source import Source
 from hierax.data import Dataset, open_dataset
-from hierax.demo import demo
+from hierax.demo.inputs import preprocessing_at
 from hierax.embedding.decode import decoder_of
 from hierax.embedding.extractor import FeatureExtractor
 from hierax.model.config import variant_config
@@ -138,7 +138,7 @@ def test_every_part_of_hierax_makes_the_same_pixels(
     found["export"] = _preprocessing_for(model, config)  # type: ignore[assignment]
     found["evaluate"] = _model_inputs(dataset, resized, max_pixels=None).view.record
     found["train"] = record_for(toy("finetune"), dataset, dataset.sample(0), resized, [])
-    found["demo"] = demo._preprocessing_for(model, sides[0]) if sides[0] == sides[1] else expected
+    found["demo"] = preprocessing_at(model, sides[0]) if sides[0] == sides[1] else expected
     if record is not None:
         found["load"] = resized.preprocessing.at(sides)  # type: ignore[union-attr]
     assert found == dict.fromkeys(found, expected)

@@ -114,7 +114,7 @@ class _Attention(torch.autograd.Function):
         out = torch.empty_like(parts)
         of_queries, of_keys, of_values = out.unbind(0)
         torch.bmm(weights.transpose(1, 2), rows, out=of_values.flatten(0, 1))
-        scores = torch._softmax_backward_data(torch.bmm(rows, v.transpose(1, 2)), weights, -1, weights.dtype)
+        scores = torch.ops.aten._softmax_backward_data(torch.bmm(rows, v.transpose(1, 2)), weights, -1, weights.dtype)
         torch.bmm(scores.transpose(1, 2), q, out=of_keys.flatten(0, 1))
         if pooled is None:
             torch.bmm(scores, k, out=of_queries.flatten(0, 1)).mul_(scale)
