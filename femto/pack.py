@@ -24,7 +24,7 @@ from typing import Any
 
 from PIL import Image
 
-from split import Item, Row
+from split import Item, Row, free_of
 
 HELD_QUALITY = 80  # of WebP, for the pictures that are measured on
 QUALITIES = (1, 95)  # for training
@@ -174,7 +174,7 @@ def write_pack(folder: Path, pictures: Sequence[Picture], budget: int, pool: Exe
 
 def collected(folder: Path, side: int) -> list[Picture]:
     """All pictures that are to be packed, from the folder of femto/pictures.py."""
-    from pictures import HERE, free_of, items
+    from pictures import HERE, items
     from split import grouped, read_split, read_wrong
 
     found, _ = items(folder, side)

@@ -36,7 +36,7 @@ from categories import category
 from compose import crops, is_transparent, prepared, varied
 from fetch_drawings import flattened
 from sources import Source, fetch, listed
-from split import Item, Row, grouped, new_split, read_split, read_wrong, write_split
+from split import Item, Row, free_of, grouped, new_split, read_split, read_wrong, write_split
 
 HERE = Path(__file__).parent
 THUMBNAIL = 64  # pixels of a side of what pictures are compared by
@@ -80,12 +80,6 @@ def items(folder: Path, side: int) -> tuple[list[Item], Counter[str]]:
                 found[item.pixels.tobytes()] = item
             left["the same as another"] += before is not None
     return list(found.values()), left
-
-
-def free_of(found: Sequence[Item], rows: Mapping[str, Row]) -> list[Item]:
-    """The pictures that may be trained on: none is in a group with one that is held out."""
-    shut = {item.group for item in found if rows.get(item.mark[:16], Row("", "train")).split != "train"}
-    return [item for item in found if item.group not in shut]
 
 
 def drawn(item: Item, backdrops: Sequence[Path]) -> Image.Image:

@@ -157,3 +157,9 @@ def read_wrong(path: Path, rows: Mapping[str, Row]) -> dict[str, Row]:
                 if row is not None and row.category:
                     corrected[line["hash"]] = replace(row, category=line["category"])
     return corrected
+
+
+def free_of(found: Sequence[Item], rows: Mapping[str, Row]) -> list[Item]:
+    """The pictures that may be trained on: none is in a group with one that is held out."""
+    shut = {item.group for item in found if rows.get(item.mark[:16], Row("", "train")).split != "train"}
+    return [item for item in found if item.group not in shut]

@@ -108,7 +108,7 @@ def test_no_version_of_a_held_out_picture_is_trained_on(script: Any) -> None:
         items.append(item)
     rows = {items[0].mark: split.Row("birds", "test"), items[3].mark: split.Row("", "held-out")}
     rows |= {items[4].mark: split.Row("birds", "val"), items[6].mark: split.Row("fruit", "train")}
-    free = script("pictures").free_of(items, rows)
+    free = split.free_of(items, rows)
     packed = list(script("pack").trained_on(free, rows, Path("no folder")))
     assert [picture.path for picture in packed] == [items[6].cut, items[7].cut]
     assert [(item.mark, picture.category) for item, picture in zip(free, packed, strict=True)] == [
