@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,19 +14,8 @@ from PIL import Image, ImageDraw
 
 from hierax.train.settings import Recipe
 
-FEMTO = Path(__file__).parents[1] / "femto"
+pytest_plugins = ("femto_scripts",)
 BUDGET = 200_000
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`script("pack")` is `femto/pack.py` as a module."""
-    monkeypatch.syspath_prepend(str(FEMTO))
-
-    def imported(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return imported
 
 
 def drawing(seed: int, side: int = 64) -> Image.Image:

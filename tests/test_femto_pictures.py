@@ -7,25 +7,15 @@ import hashlib
 import importlib
 import struct
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-FEMTO = Path(__file__).parents[1] / "femto"
+from femto_scripts import FEMTO
 
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`script("split")` is `femto/split.py` as a module."""
-    monkeypatch.syspath_prepend(str(FEMTO))
-
-    def imported(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return imported
+pytest_plugins = ("femto_scripts",)
 
 
 def drawing(seed: int, side: int = 64) -> Image.Image:
