@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from femto_scripts import FEMTO
-
 pytest_plugins = ("femto_scripts",)
+FEMTO = Path(__file__).parents[1] / "femto"
 
 
 def drawing(seed: int, side: int = 64) -> Image.Image:
