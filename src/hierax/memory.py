@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 ENOUGH = 4_000_000_000
 """Bytes of address space that a command with a small model needs. PyTorch and a runtime alone need 1 to 3 GB."""
@@ -71,10 +71,17 @@ def spare_address_space() -> None:
     if is_limited_to_less_than(FOR_OPENVINO):
         for library in ("OMP", "OPENBLAS"):
             os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    with contextlib.suppress(ImportError, OSError, TypeError, AttributeError):  # only the GNU C library has it
+    with contextlib.suppress(AttributeError):  # only the GNU C library has it
+        _c_library().mallopt(-8, 1)  # M_ARENA_MAX
+
+
+def _c_library() -> Any:
+    """The C library of this process; None where Python cannot call it."""
+    with contextlib.suppress(ImportError, OSError, TypeError):
         import ctypes
 
-        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX
+        return ctypes.CDLL(None)
+    return None
 
 
 _TRIM, _PAD, _MMAP = -1, -2, -3  # names of mallopt in glibc: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
@@ -91,7 +98,7 @@ def freed_memory_kept() -> Iterator[None]:
     system has to fill them with zeros again, page by page: a tenth of the step. At the end, free memory is given back.
     Where the C library is not glibc, nothing is changed.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    library = _c_library()
     set_option, give_back = (getattr(library, name, None) for name in ("mallopt", "malloc_trim"))
     if set_option is None or give_back is None:
         yield

@@ -107,14 +107,16 @@ class Attention(nn.Module):
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
         self.heads, self.pool, self.windowed = spec.heads, spec.pool, spec.window is not None
-        # windows: each is a row of the batch; global attention: the tokens of all windows are one row
-        self.fold = 0 if self.windowed else 1
         self.qkv = Linear(spec.dim, 3 * spec.dim_out)
         self.proj = Linear(spec.dim_out, spec.dim_out)
 
     def _parts(self, x: Tensor) -> Tensor:
         """Queries, keys and values in one tensor `[B, U, P, 3, N, D]`."""
         return self.qkv(x).view(*x.shape[:-1], 3, self.heads, -1)
+
+    def _rows(self, part: Tensor) -> Tensor:
+        """`[B, U, P, …]` with a row for each window, or one for the tokens of all windows where attention is global."""
+        return part.flatten(0, 1) if self.windowed else part.flatten(1, 2)
 
     def _learned(self, parts: Tensor) -> Tensor | None:
         """The answers `[windows, queries, C_out]` by an operation that trains faster, if it suits."""
@@ -125,7 +127,7 @@ class Attention(nn.Module):
         scores = parts.shape[0] * units * tokens // self.pool * heads * keys
         if scores > _MAX_EXPLICIT_SCORES_HALF:
             return None
-        ordered = parts.flatten(self.fold, self.fold + 1).permute(2, 0, 3, 1, 4).contiguous()
+        ordered = self._rows(parts).permute(2, 0, 3, 1, 4).contiguous()
         return attention(ordered, self.pool).transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor, cut: WindowLayout | None = None) -> Tensor:
@@ -138,7 +140,7 @@ class Attention(nn.Module):
             if cut is not None and self.windowed:
                 _, key, value = self.qkv.bias.chunk(3)
                 return self.proj(attend_in_windows(q, k, v, (key, value), cut))
-            q, k, v = (part.flatten(self.fold, self.fold + 1).transpose(1, 2) for part in (q, k, v))
+            q, k, v = (self._rows(part).transpose(1, 2) for part in (q, k, v))
             y = attend(q, k, v).transpose(1, 2).flatten(2)
         # a view, not unflatten: traced to ONNX, unflatten fixes the batch
         return self.proj(y.view(-1, units, *y.shape[1:]) if self.windowed else split_axis(y, 1, units))
