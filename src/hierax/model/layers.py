@@ -9,12 +9,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    _global_backward_hooks,
-    _global_backward_pre_hooks,
-    _global_forward_hooks,
-    _global_forward_pre_hooks,
-)
+from torch.nn.modules.module import _has_any_global_hook
 
 from hierax.model.config import HieraConfig
 from hierax.model.positions import AbsolutePosition, DecoderPosition, SeparablePosition, WindowPosition
@@ -32,15 +27,6 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-_GLOBAL_HOOKS = (
-    _global_forward_pre_hooks,
-    _global_forward_hooks,
-    _global_backward_pre_hooks,
-    _global_backward_hooks,
-)
-"""Hooks of all modules: PyTorch's own tables, in 2.6 and later. Its function that reads them came with 2.8."""
-
-
 def activated(layer: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     """`act(layer(x))`, in one operation where that is possible and nothing has to see what is between."""
     if type(layer) is Linear and type(act) is nn.GELU and act.approximate == "none" and not _is_seen(layer, act):
@@ -52,7 +38,7 @@ def activated(layer: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
 
 def _is_seen(*modules: nn.Module) -> bool:
     """Whether calls of a module do more than its `forward`: hooks, also those of accelerate, which replace it."""
-    return any(_GLOBAL_HOOKS) or any(
+    return bool(_has_any_global_hook()) or any(
         part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__ for part in modules
     )
 
