@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hierax.console import percent, quantity
-from hierax.reprs.markup import Cell, Markup, bar, card, image_tag, name_and_folder, swatch, table
+from hierax.reprs.markup import Cell, Markup, bar, card, file_card, image_tag, swatch, table
 from hierax.viz.thumbnails import file_tag
 
 if TYPE_CHECKING:
@@ -19,15 +19,14 @@ def detection(found: Detection) -> str:
     """The image with the objects drawn on it, and a table of the objects."""
     from hierax.detection.drawing import color_of
 
-    name, folder = name_and_folder(found.path)
     if found.error is not None:
-        return card(name, found.error.problem, note=f"in {folder}")
+        return file_card(found.path, found.error.problem)
     rows = [
         (swatch(color_of(one.label)), found.classes[one.label], bar(one.score, width=80), percent(one.score))
         for one in found.objects
     ]
-    note = f"in {folder}; {found.width} x {found.height} pixels, {quantity(len(rows), 'object')}"
-    return card(name, _drawn(found), table((), rows) if rows else "", note=note)
+    note = f"{found.width} x {found.height} pixels, {quantity(len(rows), 'object')}"
+    return file_card(found.path, _drawn(found), table((), rows) if rows else "", note=note)
 
 
 def _drawn(found: Detection) -> Markup:
@@ -46,8 +45,7 @@ def _drawn(found: Detection) -> Markup:
 def detection_evaluation(found: DetectionEvaluation) -> str:
     """COCO's numbers, and the average precision of each class, the lowest first."""
     numbers: list[tuple[Cell, ...]] = [
-        (name, "" if value is None else bar(value), "–" if value is None else f"{value:.3f}")
-        for name, value in found.numbers.items()
+        (name, "" if value is None else bar(value), _number(value)) for name, value in found.numbers.items()
     ]
     keys = list(found.per_class[0]) if found.per_class else []
     rows = [[_number(row[key]) for key in keys] for row in found.per_class]

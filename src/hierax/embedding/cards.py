@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hierax.reprs.markup import Markup, card, ending, escaped, figures, image_tag, name_and_folder
+from hierax.reprs.markup import Markup, ending, escaped, figures, file_card, image_tag
 
 if TYPE_CHECKING:
     from hierax.collection.index import Hit, Index
@@ -43,15 +43,13 @@ class HitImages:
 
 def search_result(found: SearchResult) -> str:
     """The query and its hits with their similarities."""
-    name, folder = name_and_folder(found.query)
-    note = f"in {folder}" if folder else ""
     if found.error is not None:
-        return card(name, found.error.problem, note=note)
+        return file_card(found.query, found.error.problem)
     hits = found.hits[:_MOST]
     images = [""] * (len(hits) + 1) if found.images is None else found.images.read(found.query, hits)
     captions = ["the query", *(f"{hit.score:.3f} {ending(Path(hit.path).name, 22)}" for hit in hits)]
     more = f"and {len(found.hits) - len(hits)} more hits" if len(hits) < len(found.hits) else ""
-    return card(name, figures(zip(map(_tag, images), captions, strict=True)), more, note=note)
+    return file_card(found.query, figures(zip(map(_tag, images), captions, strict=True)), more)
 
 
 def _tag(image: Original | str) -> Markup:

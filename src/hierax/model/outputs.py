@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hierax.reprs.markup import card, html_repr, table
-from hierax.reprs.text import described, never_raises, short_repr
+from hierax.reprs.markup import entries_card, html_repr
+from hierax.reprs.text import never_raises, short_repr
 
 
 class Output:
@@ -58,7 +58,7 @@ class Output:
 
     @html_repr
     def _repr_html_(self) -> str:
-        return card(type(self).__name__, table((), [(name, described(value)) for name, value in self.items()]))
+        return entries_card(type(self).__name__, self.items())
 
 
 class TracedOutput(tuple[Any, ...]):

@@ -17,8 +17,8 @@ from hierax.reprs.markup import (
     ending,
     escaped,
     figures,
+    file_card,
     image_tag,
-    name_and_folder,
     swatch,
     table,
 )
@@ -39,15 +39,9 @@ _SIDE = 480
 """Maximum width and height of an image, in pixels."""
 
 
-def _card(path: Path, *parts: Cell, note: Cell = "") -> str:
-    """The name of a file, with its folder and a note, and parts."""
-    name, folder = name_and_folder(path)
-    return card(name, *parts, note="; ".join(str(text) for text in (f"in {folder}" if folder else "", note) if text))
-
-
 def problem(path: Path, error: ImageError) -> str:
     """An image that could not be read, and why."""
-    return _card(path, error.problem)
+    return file_card(path, error.problem)
 
 
 def classification(found: Classification) -> str:
@@ -56,8 +50,8 @@ def classification(found: Classification) -> str:
         return problem(found.path, found.error)
     best = _probable(found.predictions)
     if found.views:
-        return _card(found.path, best, note=f"mean of {len(found.views)} views")
-    return _card(found.path, _beside(file_tag(found.path, side=200), best))
+        return file_card(found.path, best, note=f"mean of {len(found.views)} views")
+    return file_card(found.path, _beside(file_tag(found.path, side=200), best))
 
 
 def _probable(predictions: tuple[Prediction, ...]) -> Markup:
@@ -85,7 +79,7 @@ def explanation_files(found: ExplanationFiles) -> str:
     if found.error is not None:
         return problem(found.path, found.error)
     shown = Markup("") if found.image is None else file_tag(found.image, side=900)
-    return _card(found.path, shown, note=_written(found.image))
+    return file_card(found.path, shown, note=_written(found.image))
 
 
 def feature_files(found: FeatureFiles) -> str:
@@ -93,7 +87,7 @@ def feature_files(found: FeatureFiles) -> str:
     if found.error is not None:
         return problem(found.path, found.error)
     shown = Markup("") if found.image is None else file_tag(found.image, side=1200)
-    return _card(found.path, shown, note=_written(found.arrays))
+    return file_card(found.path, shown, note=_written(found.arrays))
 
 
 def _written(path: Path | None) -> str:
@@ -105,10 +99,10 @@ def segmentation(found: Segmentation) -> str:
     if found.error is not None:
         return problem(found.path, found.error)
     if found.mask is None:
-        return _card(found.path, "no mask")
+        return file_card(found.path, "no mask")
     rows = [(swatch(area.color), area.label, bar(area.share), percent(area.share)) for area in found.areas]
     size = f"{found.mask.shape[1]} x {found.mask.shape[0]} pixels"
-    return _card(found.path, _beside(_painted(found, found.mask), table((), rows)), note=size)
+    return file_card(found.path, _beside(_painted(found, found.mask), table((), rows)), note=size)
 
 
 def _painted(found: Segmentation, mask: np.ndarray) -> Markup:
@@ -131,11 +125,11 @@ def reconstruction(found: Reconstruction) -> str:
         return problem(found.path, found.error)
     if found.animation is None:
         tiles = [(image_tag(tile.picture, width=224), f"{tile.title}: {tile.note}") for tile in found.tiles]
-        return _card(found.path, figures(tiles))
+        return file_card(found.path, figures(tiles))
     moving = found.animation
     captions = [f"{title}: {note}" for title, note in moving.captions]
     shown = moving_tag([_joined(list(frame)) for frame in moving.frames], seconds=moving.seconds, side=600)
-    return _card(found.path, shown, "; ".join(captions))
+    return file_card(found.path, shown, "; ".join(captions))
 
 
 def _joined(images: list[Image.Image]) -> Image.Image:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hierax.reprs.markup import card, html_repr, table
-from hierax.reprs.text import call_text, described, never_raises
+from hierax.reprs.markup import entries_card, html_repr
+from hierax.reprs.text import call_text, never_raises
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class BatchFeature(dict[str, Any]):
 
     @html_repr
     def _repr_html_(self) -> str:
-        return card(type(self).__name__, table((), [(name, described(value)) for name, value in self.items()]))
+        return entries_card(type(self).__name__, self.items())
 
     def to(
         self,

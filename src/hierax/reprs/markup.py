@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hierax.notices import printable
+from hierax.reprs.text import described
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,12 +67,6 @@ def escaped(value: Cell) -> Markup:
     return Markup(html.escape(shown if len(shown) <= _TEXT else f"{shown[:_TEXT]}…"))
 
 
-def name_and_folder(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """The name of a file, and the end of the path of its folder."""
-    folder, name = os.path.split(os.fspath(path))
-    return name, ending(folder)
-
-
 def ending(text: str, most: int = 60) -> str:
     """The end of a long text, such as a path."""
     return text if len(text) <= most else f"…{text[-most:]}"
@@ -82,6 +77,17 @@ def card(title: Cell, *parts: Cell, note: Cell = "") -> str:
     head = f"<strong>{escaped(title)}</strong>" + (f" <span style='opacity:.7'>{escaped(note)}</span>" if note else "")
     body = "".join(f"<div style='margin-top:6px'>{escaped(part)}</div>" for part in parts if part)
     return f"<div style='margin:4px 0;line-height:1.4'><div>{head}</div>{body}</div>"
+
+
+def file_card(path: str | os.PathLike[str], *parts: Cell, note: str = "") -> str:
+    """The name of a file, with the end of the path of its folder and a note, and parts below each other."""
+    folder, name = os.path.split(os.fspath(path))
+    return card(name, *parts, note="; ".join(text for text in (f"in {ending(folder)}" if folder else "", note) if text))
+
+
+def entries_card(title: str, entries: Iterable[tuple[str, Any]]) -> str:
+    """A table of names with short texts of their values."""
+    return card(title, table((), [(name, described(value)) for name, value in entries]))
 
 
 def table(head: Sequence[Cell], rows: Iterable[Sequence[Cell]], *, total: int | None = None) -> Markup:

@@ -40,6 +40,12 @@ from hierax.train.summary import class_counts
 _FEW = 256  # up to this number of samples, reading in this process is faster than starting worker processes
 
 
+def summary_of(found: Any, samples: str) -> str:
+    """The `repr` of an evaluation: its class, the number of samples and of classes, and the metrics."""
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in found.metrics.items() if name != "score")
+    return f"{type(found).__name__}({found.count:,} {samples} of {len(found.labels):,} classes: {scores})"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The predictions of a classifier for a dataset, and their metrics.
@@ -58,8 +64,7 @@ class Evaluation:
 
     @never_raises
     def __repr__(self) -> str:
-        scores = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items() if name != "score")
-        return f"Evaluation({self.count:,} samples of {len(self.labels):,} classes: {scores})"
+        return summary_of(self, "samples")
 
     @html_repr
     def _repr_html_(self) -> str:

@@ -19,7 +19,7 @@ from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import never_raises
-from hierax.train.evaluation import run_trained_on, worker_count
+from hierax.train.evaluation import run_trained_on, summary_of, worker_count
 from hierax.train.parallel import open_world
 from hierax.train.pixels import pixel_mean_and_std
 from hierax.train.plots import draw_confusion
@@ -48,8 +48,7 @@ class SegmentationEvaluation:
 
     @never_raises
     def __repr__(self) -> str:
-        scores = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items() if name != "score")
-        return f"SegmentationEvaluation({self.count:,} images of {len(self.labels):,} classes: {scores})"
+        return summary_of(self, "images")
 
     @html_repr
     def _repr_html_(self) -> str:
