@@ -44,7 +44,7 @@ from hierax.train.settings import Recipe
 from hierax.train.teacher import Teacher
 from on_device import measured
 from pack import Pack
-from teacher import opened
+from teacher import opened, record_at
 
 BEGAN = time.monotonic()
 LOADING, MEASURING = 15, 40  # seconds before BEGAN, and those that measuring takes at the end
@@ -90,9 +90,7 @@ class Run:
         self.crops = Crops(self.pack, side=a.side, device=self.device, most=DRY["pictures"] if a.dry_run else None)
         self.compile = a.compile and self.device.type == "cuda"
         self.teacher = self.open_teacher()
-        self.record = IMAGENET.replace(
-            size={"shortest_edge": a.side * 8 // 7}, crop_size={"height": a.side, "width": a.side}
-        )
+        self.record = record_at(a.side)
 
     def open_teacher(self) -> Teacher:
         """The teacher, with the mean and the spread of its features on crops of the pictures."""

@@ -33,10 +33,9 @@ from hierax.processing import HieraImageProcessor
 from hierax.train.evaluation import Evaluation, evaluate
 from hierax.train.probe import linear
 from hierax.train.teacher import open_teacher
-from sure import sure, sure_metrics
+from sure import DRAWS, sure, sure_metrics
 
 Json = dict[str, Any]
-DRAWS = 2000  # of the bootstrap
 AT = 5  # neighbors
 
 

@@ -13,8 +13,9 @@ from hierax.checkpoint.load import load
 from hierax.model.tasks import HieraForImageClassification
 from hierax.processing import HieraImageProcessor
 from hierax.train.teacher import Teacher
-from measure import DRAWS, scored
+from measure import scored
 from pack import Entry, Pack
+from sure import DRAWS, parts
 
 Json = dict[str, Any]
 BATCH = 64
@@ -42,9 +43,8 @@ def measured(
 
 def apart(entries: Sequence[Entry], values: np.ndarray, measure: Callable[[np.ndarray], Json]) -> Json:
     """A measure of `values` `[N, ...]`, of all pictures, of photos and of drawings."""
-    photo = np.array([entry.photo for entry in entries])
-    parts = {"all": np.ones_like(photo), "photos": photo, "drawings": ~photo}
-    return {name: measure(values[chosen]) for name, chosen in parts.items() if chosen.any()}
+    photos = np.array([entry.photo for entry in entries])
+    return {name: measure(values[chosen]) for name, chosen in parts(photos) if chosen.any()}
 
 
 def whole(pack: Pack, model: HieraForImageClassification, entries: Sequence[Entry]) -> Tensor:

@@ -30,10 +30,6 @@ _GCOMPRIS, _PALAPELI = "gcompris-qt-data", "palapeli-data"
 _THINGS = "categorization/images"
 
 
-def _commons(package: str, file: str) -> str:
-    return f"Debian: {package}; {_COMMONS}{file}"
-
-
 @dataclass(frozen=True)
 class Shown:
     """A single photo: its package and path, whose it is, and its category ("": that of the split)."""
@@ -49,17 +45,20 @@ class Shown:
         return self.package, self.below
 
 
+def _on_commons(package: str, below: str, author: str, license: str, file: str, label: str = "") -> Shown:
+    """A photo of a package that Wikimedia Commons has too, as `file`."""
+    return Shown(package, below, Terms(author, license, f"Debian: {package}; {_COMMONS}{file}"), label)
+
+
 PHOTOS: Mapping[str, Shown] = {  # chosen before any model saw them: docs/log.md, 2026-11-29
     "astronaut": Shown(
         "scikit-image", "astronaut", Terms("NASA (Eileen Collins)", PUBLIC_DOMAIN, "PyPI: scikit-image")
     ),
-    "bee": Shown(
-        _PALAPELI, "european-honey-bee",
-        Terms("John Severns", PUBLIC_DOMAIN, _commons(_PALAPELI, "European_honey_bee_extracts_nectar.jpg")),
+    "bee": _on_commons(
+        _PALAPELI, "european-honey-bee", "John Severns", PUBLIC_DOMAIN, "European_honey_bee_extracts_nectar.jpg"
     ),
-    "citrus": Shown(
-        _PALAPELI, "citrus-fruits",
-        Terms("US Department of Agriculture", PUBLIC_DOMAIN, _commons(_PALAPELI, "Citrus_fruits.jpg")),
+    "citrus": _on_commons(
+        _PALAPELI, "citrus-fruits", "US Department of Agriculture", PUBLIC_DOMAIN, "Citrus_fruits.jpg"
     ),
     "coffee": Shown("scikit-image", "coffee", Terms("Rachel Michetti", CC0, "PyPI: scikit-image")),
     "flower": Shown(
@@ -67,52 +66,25 @@ PHOTOS: Mapping[str, Shown] = {  # chosen before any model saw them: docs/log.md
         Terms("vultilion", "CC-BY-2.0", "PyPI: scikit-learn; https://www.flickr.com/photos/vultilion/6056698931"),
     ),
     "mountains": Shown("lomiri-wallpapers-16.04", "aitzgorri_by_Aitzol_Berasategi", _BERASATEGI),
-    "scissors": Shown(
-        _GCOMPRIS, f"{_THINGS}/tools/scissors2", Terms("Modeha", "CC-BY-1.0", _commons(_GCOMPRIS, "2scissors.jpg"))
-    ),
+    "scissors": _on_commons(_GCOMPRIS, f"{_THINGS}/tools/scissors2", "Modeha", "CC-BY-1.0", "2scissors.jpg"),
 }  # fmt: skip
 CAT = ("scikit-image", "chelsea")  # the photo that is there already
 MORE = (  # photos for the gallery: all that are held out, free, surely credited, and show one of the categories
-    Shown(
-        _GCOMPRIS, f"{_THINGS}/monuments/greatWall",
-        Terms("Hao Wei", "CC-BY-2.0", _commons(_GCOMPRIS, "The_Great_wall_-_by_Hao_Wei.jpg")),
-    ),
-    Shown(
-        _GCOMPRIS, f"{_THINGS}/renewable/windmill",
-        Terms("G-Man", PUBLIC_DOMAIN, _commons(_GCOMPRIS, "Chesterton_Windmill.jpg")),
-    ),
-    Shown(
-        _GCOMPRIS, f"{_THINGS}/renewable/dam2",
-        Terms("László Szalai", PUBLIC_DOMAIN, _commons(_GCOMPRIS, "Bekes-dam_duzzaszto.jpg")),
-    ),
-    Shown(
-        _GCOMPRIS, f"{_THINGS}/renewable/dam3",
-        Terms("David Brodbeck", "CC-BY-2.0", _commons(_GCOMPRIS, "Grand_Coulee_Dam_spillway.jpg")),
-    ),
+    _on_commons(_GCOMPRIS, f"{_THINGS}/monuments/greatWall", "Hao Wei", "CC-BY-2.0", "The_Great_wall_-_by_Hao_Wei.jpg"),
+    _on_commons(_GCOMPRIS, f"{_THINGS}/renewable/windmill", "G-Man", PUBLIC_DOMAIN, "Chesterton_Windmill.jpg"),
+    _on_commons(_GCOMPRIS, f"{_THINGS}/renewable/dam2", "László Szalai", PUBLIC_DOMAIN, "Bekes-dam_duzzaszto.jpg"),
+    _on_commons(_GCOMPRIS, f"{_THINGS}/renewable/dam3", "David Brodbeck", "CC-BY-2.0", "Grand_Coulee_Dam_spillway.jpg"),
     Shown(
         _GCOMPRIS, f"{_THINGS}/fishes/fish4",
         Terms("Hadal", PUBLIC_DOMAIN, f"Debian: {_GCOMPRIS}; https://incubator.wikimedia.org/wiki/File:YellowPerch.jpg"),
     ),
-    Shown(
-        _GCOMPRIS, f"{_THINGS}/fishes/fish8",
-        Terms("William W. Hartley", PUBLIC_DOMAIN, _commons(_GCOMPRIS, "Atlantischer_Lachs.jpg")),
-    ),
-    Shown(
-        _GCOMPRIS, f"{_THINGS}/tools/nailCutter",
-        Terms("Tripy", PUBLIC_DOMAIN, _commons(_GCOMPRIS, "Cortaunyas.jpg")),
-    ),
-    Shown(
-        _GCOMPRIS, f"{_THINGS}/tools/screwDriver",
-        Terms("Dmitry G", PUBLIC_DOMAIN, _commons(_GCOMPRIS, "Screw_driver.jpg")),
-    ),
-    Shown(
-        _GCOMPRIS, f"{_THINGS}/tools/multimeter2",
-        Terms("Chabrez", PUBLIC_DOMAIN, _commons(_GCOMPRIS, "Multimeter_DT-830.jpg")),
-    ),
+    _on_commons(_GCOMPRIS, f"{_THINGS}/fishes/fish8", "William W. Hartley", PUBLIC_DOMAIN, "Atlantischer_Lachs.jpg"),
+    _on_commons(_GCOMPRIS, f"{_THINGS}/tools/nailCutter", "Tripy", PUBLIC_DOMAIN, "Cortaunyas.jpg"),
+    _on_commons(_GCOMPRIS, f"{_THINGS}/tools/screwDriver", "Dmitry G", PUBLIC_DOMAIN, "Screw_driver.jpg"),
+    _on_commons(_GCOMPRIS, f"{_THINGS}/tools/multimeter2", "Chabrez", PUBLIC_DOMAIN, "Multimeter_DT-830.jpg"),
     Shown("lomiri-wallpapers-16.04", "sunset_by_Aitzol_Berasategi", _BERASATEGI),
-    Shown(
-        _PALAPELI, "cincinnati-bridge",
-        Terms("Derek Jensen", PUBLIC_DOMAIN, _commons(_PALAPELI, "Cincinnati-roebling-suspension-bridge.jpg")),
+    _on_commons(
+        _PALAPELI, "cincinnati-bridge", "Derek Jensen", PUBLIC_DOMAIN, "Cincinnati-roebling-suspension-bridge.jpg",
         "buildings",
     ),
     Shown(

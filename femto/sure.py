@@ -116,7 +116,9 @@ def sure(a: argparse.Namespace) -> Json:
     validation, test = (labeled(model, a.pictures / "labeled" / part) for part in ("val", "test"))
     outside = sorted((a.pictures / "held_out_photos").iterdir())
     others = Answered(model, outside, [-1] * len(outside))
-    before = {name: calibration_error(test.probabilities[chosen], test.labels[chosen]) for name, chosen in parts(test)}
+    before = {
+        name: calibration_error(test.probabilities[chosen], test.labels[chosen]) for name, chosen in parts(test.photos)
+    }
     plain = smallest_threshold(validation.confidence, validation.right)
     unscaled = {"threshold": plain, **answered_share(test, np.ones_like(test.photos), plain)}
     temperature = best_temperature(validation)
@@ -124,23 +126,27 @@ def sure(a: argparse.Namespace) -> Json:
         found.heat(temperature)
     threshold = smallest_threshold(validation.confidence, validation.right)
     unsure = [round(100 - v, 1) for v in answered_share(others, np.ones_like(others.photos), threshold)["answered"]]
-    after = {name: calibration_error(test.probabilities[chosen], test.labels[chosen]) for name, chosen in parts(test)}
+    after = {
+        name: calibration_error(test.probabilities[chosen], test.labels[chosen]) for name, chosen in parts(test.photos)
+    }
     return {
         "threshold": threshold,
         "temperature": temperature,
         "goal": 100 * GOAL,
         "side": side(model),
-        "validation": {name: answered_share(validation, chosen, threshold) for name, chosen in parts(validation)},
-        "test": {name: answered_share(test, chosen, threshold) for name, chosen in parts(test)},
+        "validation": {
+            name: answered_share(validation, chosen, threshold) for name, chosen in parts(validation.photos)
+        },
+        "test": {name: answered_share(test, chosen, threshold) for name, chosen in parts(test.photos)},
         "photos of no category": {"pictures": len(outside), "not sure": [unsure[place] for place in (0, 2, 1)]},
         "without temperature": unscaled,
         "calibration error": {name: [before[name], after[name]] for name in before},
     }
 
 
-def parts(found: Answered) -> list[tuple[str, np.ndarray]]:
-    """All pictures, the photos, the drawings: their names, and which they are."""
-    return [("all", np.ones_like(found.photos)), ("photos", found.photos), ("drawings", ~found.photos)]
+def parts(photos: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """All pictures, the photos, the drawings: their names, and which they are. `photos` says which are photos."""
+    return [("all", np.ones_like(photos)), ("photos", photos), ("drawings", ~photos)]
 
 
 def sure_metrics(found: Json) -> Json:

@@ -49,6 +49,11 @@ class Both(nn.Module):
         return self.network._fc(features), features
 
 
+def record_at(side: int) -> Preprocessing:
+    """How whole pictures are shown to a network of `side` pixels."""
+    return IMAGENET.replace(size={"shortest_edge": side * 8 // 7}, crop_size={"height": side, "width": side})
+
+
 def network(size: str) -> Both:
     """The pretrained network of the packages."""
     try:
@@ -123,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 made, example, path, dynamo=True, verbose=False, dynamic_shapes=shapes, input_names=["pixel_values"],
                 output_names=["logits", "features"],
             )  # fmt: skip
-    record = IMAGENET.replace(size={"shortest_edge": side * 8 // 7}, crop_size={"height": side, "width": side})
+    record = record_at(side)
     (a.out / RECORD).write_text(json.dumps(record.to_dict(), indent=1) + "\n")
     print(path)
     return 0
