@@ -17,6 +17,7 @@ PACKAGES = (
     "hierax.serve",
     "hierax.integrations.transformers",
 )
+"""The public packages that can be imported without timm; the reference of the site (docs/site) reads this too."""
 
 
 def surface() -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "src")]
+sys.path.append(str(ROOT / "tests"))  # site_reference reads which names are public
 
 from hierax.cli import version as installed_version  # noqa: E402  (after the path is set)
 

@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 
+from public_surface import PACKAGES  # pyright: ignore[reportMissingImports]  # of tests/, see conf.py
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-PACKAGES = (
-    "hierax",
-    "hierax.train",
-    "hierax.data",
-    "hierax.detection",
-    "hierax.collection",
-    "hierax.serve",
-    "hierax.integrations.transformers",
-)
-"""The public packages that can be imported without timm."""
 _SPAN = re.compile(r"(?<![`:\w])`([^`\n]+)`(?![`_\w])")
 
 
