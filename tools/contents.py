@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -52,11 +53,11 @@ def in_sdist(path: Path) -> dict[str, int]:
         return {member.name.partition("/")[2]: member.size for member in archive if not member.isdir()}
 
 
-def metadata(wheel: Path) -> Mapping[str, str]:
-    """The headers of a wheel's METADATA."""
+def metadata(wheel: Path) -> Message:
+    """The headers of a wheel's METADATA; some are there several times."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-        return dict(HeaderParser().parsestr(archive.read(name).decode()).items())
+        return HeaderParser().parsestr(archive.read(name).decode())
 
 
 def problems_of_wheel(found: Mapping[str, int], tracked: Iterable[str], version: str) -> list[str]:
