@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import hierax
 from hierax.model import blocks, gradients
 from hierax.model.gradients import attention, maximum
-from small import abs_win_config, image_config, randomize, video_config
+from small import abs_win_config, image_config, pixels, randomize, units_of, video_config
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -103,12 +103,8 @@ def loss_and_gradients(model: Any, x: Tensor, **options: Any) -> tuple[Tensor, l
 def of_model(kind: str) -> tuple[Any, Tensor, dict[str, Any]]:
     torch.manual_seed(0)
     model: Any = randomize(MODELS[kind](), 0.2).double()
-    config = model.config
-    x = torch.randn(2, config.num_channels, *config.image_size, dtype=torch.float64)
-    units = 1
-    for count in config.unit_grid(config.image_size):
-        units *= count
-    return model, x, {"noise": torch.rand(2, units)} if kind == "mae" else {}
+    x = pixels(model.config, dtype=torch.float64)
+    return model, x, {"noise": torch.rand(2, units_of(model.config))} if kind == "mae" else {}
 
 
 @pytest.mark.parametrize("kind", MODELS)
