@@ -165,6 +165,41 @@ def test_every_command_looks_a_checkpoint_up_once_and_opens_it_once(
     assert openings == {name: expected[name] for name in openings}
 
 
+@pytest.mark.parametrize("options", [[], ["--probe", "knn", "--train", "DATA"], ["--json"]])
+def test_an_evaluation_opens_its_model_once(
+    count: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    from hierax.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path("DATA", name).mkdir(parents=True)
+        Image.new("RGB", (64, 64), "red").save(f"DATA/{name}/0.png")
+    classifier: Any = randomize(HieraForImageClassification(image_config(num_labels=2, id2label={0: "a", 1: "b"})))
+    classifier.save_pretrained("MODEL")
+    assert main(["evaluate", "DATA", "--model", "MODEL", "--workers", "0", *options]) == 0
+    assert count() == 1
+
+
+def test_an_open_checkpoint_is_evaluated(count: Callable[[], int], tmp_path: Path) -> None:
+    from hierax.train import evaluate, evaluate_segmentation
+
+    for name in ("a", "b"):
+        (tmp_path / "DATA" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "DATA" / name / "0.png")
+    classifier: Any = randomize(HieraForImageClassification(image_config(num_labels=2, id2label={0: "a", 1: "b"})))
+    classifier.save_pretrained(tmp_path / "MODEL")
+    checkpoint = hierax.open_checkpoint(tmp_path / "MODEL")
+    found = [
+        evaluate(tmp_path / "DATA", model=model, workers=0, device="cpu").metrics
+        for model in (checkpoint, tmp_path / "MODEL", classifier.eval())
+    ]
+    assert found[0] == found[1] == found[2]
+    assert count() == 2  # the checkpoint was read once, the folder once
+    with pytest.raises(ValueError, match="MODEL is a model for classification; expected"):
+        evaluate_segmentation(tmp_path / "DATA", model=checkpoint)
+
+
 def test_an_input_that_is_missing_is_said_before_weights_are_fetched(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

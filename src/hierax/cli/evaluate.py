@@ -19,6 +19,7 @@ from hierax.console import ProgressDisplay, say, tell
 from hierax.extras import require
 
 if TYPE_CHECKING:
+    from hierax.checkpoint.opened import Checkpoint
     from hierax.engine import Engine
     from hierax.train.evaluation import Evaluation
     from hierax.train.segmentation_evaluation import SegmentationEvaluation
@@ -99,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     common["model"] = _model(arguments)
     writes = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
-    measure = _probe if arguments.probe else _segment if _segments(common["model"]) else _classify
+    measure = _probe if arguments.probe else _segment if common["model"].task == "segmentation" else _classify
     if measure is not _segment:
         given = next((name for name, value in mask_options(arguments).items() if value), None)
         if given is not None:
@@ -148,13 +149,6 @@ def _classify(arguments: argparse.Namespace, common: dict[str, Any], *, writes: 
     return found.predictions.bad
 
 
-def _segments(model: str | Engine) -> bool:
-    """Whether a model predicts a class for each pixel."""
-    from hierax.checkpoint.opened import open_checkpoint
-
-    return (open_checkpoint(model) if isinstance(model, str) else model).task == "segmentation"
-
-
 def _segment(arguments: argparse.Namespace, common: dict[str, Any], *, writes: bool) -> list[tuple[str, str]]:
     """Measures a segmentation model; returns names and problems of what cannot be read."""
     from hierax.train.segmentation_evaluation import evaluate_segmentation
@@ -188,15 +182,16 @@ def _show_segmentation(found: SegmentationEvaluation) -> None:
         tell(f"  {entry['label']:<{width}}  {shares}  {entry['pixels']:>11,} pixels")
 
 
-def _model(arguments: argparse.Namespace) -> str | Engine:
-    """The model or engine to evaluate: an export runs on an engine."""
+def _model(arguments: argparse.Namespace) -> Checkpoint | Engine:
+    """The checkpoint or engine to evaluate: an export runs on an engine."""
+    from hierax.checkpoint.opened import open_checkpoint
     from hierax.engine import Engine
     from hierax.engine.backends.exported import is_export
 
     if arguments.weights == "last":
-        return _weights(arguments.model)
+        return open_checkpoint(_weights(arguments.model))
     if not is_export(arguments.model):
-        return arguments.model
+        return open_checkpoint(arguments.model)
     if arguments.probe:
         raise UserError(f"{arguments.model} is an export; a probe needs the checkpoint that it was made from")
     engine = Engine(arguments.model, device=arguments.device)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hierax.checkpoint.load import load
-from hierax.checkpoint.opened import open_checkpoint
+from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.data.dataset import Dataset, Relabeled, relabel
 from hierax.data.folders import FolderDataset, split_folders
 from hierax.data.sources import has_columns, open_dataset
@@ -114,7 +114,7 @@ class Evaluation:
 def evaluate(
     data: PathOrHubId,
     *,
-    model: PathOrHubId | Pretrained | Runnable,
+    model: PathOrHubId | Checkpoint | Pretrained | Runnable,
     device: str = "auto",
     batch_size: int = 32,
     workers: int | None = None,
@@ -129,8 +129,8 @@ def evaluate(
         data: a source for `hierax.data.open_dataset`. Of a folder with `val/` in it, `val/` is used. Of the training
             data of a run, the samples that the run held out are used. Class folders are matched to the model's labels
             by name.
-        model: a classifier, or a checkpoint or run to load one from; or a `hierax.Engine`, which can also run an
-            export.
+        model: a classifier, or a checkpoint (also an open one) or run to load one from; or a `hierax.Engine`, which
+            can also run an export.
         workers: number of decoding processes; None is 0 for few samples, otherwise the number of cores minus one.
         views: for videos, number of clips, and of crops of each clip; probabilities are averaged. (5, 3) is usual for
             Kinetics.
@@ -144,7 +144,7 @@ def evaluate(
             that are not videos.
         TrainingStopped: memory ran out, or a worker or another rank ended.
     """
-    classifier = _classifier(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else model
+    classifier = _classifier(model) if isinstance(model, (str, os.PathLike, Checkpoint)) else model
     if isinstance(classifier, Pretrained):
         if not isinstance(classifier, (HieraForImageClassification, HieraForVideoClassification)):
             raise ValueError(f"the model is a {type(classifier).__name__}; expected a classifier, or a probe")
@@ -152,8 +152,7 @@ def evaluate(
         raise ValueError(f"the model is for {classifier.task}; expected a classifier")
     config = classifier.config
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
-    place = model if isinstance(model, (str, os.PathLike)) else None if isinstance(model, Pretrained) else model.source
-    trained = run_trained_on(data, place)
+    trained = run_trained_on(data, source_of(model))
     columns = trained.get("columns") if columns is None else columns
     part, note = _held_out_by_run(data, trained, columns)
     dataset = _with_labels_of_model(_validation_of(data, columns) if part is None else part, labels)
@@ -168,10 +167,19 @@ def evaluate(
     return Evaluation(found, labels, found.metrics(), note)
 
 
-def _classifier(source: str) -> Pretrained:
+def source_of(model: Any) -> PathOrHubId | None:
+    """What a model, a checkpoint or an engine was opened from, as the user wrote it; None for a model in memory."""
+    if isinstance(model, Pretrained):
+        return None
+    if isinstance(model, Checkpoint):
+        return model.name
+    return model if isinstance(model, (str, os.PathLike)) else model.source
+
+
+def _classifier(source: PathOrHubId | Checkpoint) -> Pretrained:
     """The model of a checkpoint or run that has a head."""
     opened = open_checkpoint(source)
-    parts = opened.parts
+    source, parts = opened.name, opened.parts
     if "head" not in parts:
         if "segmentation" in parts:
             raise ValueError(
@@ -185,7 +193,7 @@ def _classifier(source: str) -> Pretrained:
 def probe_features(
     data: PathOrHubId,
     *,
-    model: PathOrHubId,
+    model: PathOrHubId | Checkpoint,
     kind: str,
     train: PathOrHubId | None = None,
     device: str = "auto",
@@ -209,7 +217,7 @@ def probe_features(
     if train is None and parts is None:
         raise ValueError(f"{data} has no train/ for the probe to learn from; pass --train")
     learn = parts[0] if parts is not None else Path(train or data)
-    features = load(os.fspath(model), task="features", reinit=("norm",))
+    features = load(model, task="features", reinit=("norm",))
     mine = columns if has_columns(os.fspath(learn)) else None
     fit = open_dataset(learn, columns=mine)
     if not fit.classes:

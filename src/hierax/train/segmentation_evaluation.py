@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hierax.checkpoint.opened import open_checkpoint
+from hierax.checkpoint.opened import Checkpoint, open_checkpoint
 from hierax.data.dataset import Dataset
 from hierax.data.split import with_validation
 from hierax.data.view import EvaluationView
@@ -19,7 +19,7 @@ from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import never_raises
-from hierax.train.evaluation import run_trained_on, summary_of, worker_count
+from hierax.train.evaluation import run_trained_on, source_of, summary_of, worker_count
 from hierax.train.parallel import open_world
 from hierax.train.pixels import pixel_mean_and_std
 from hierax.train.plots import draw_confusion
@@ -89,7 +89,7 @@ class SegmentationEvaluation:
 def evaluate_segmentation(
     data: PathOrHubId,
     *,
-    model: PathOrHubId | HieraForSemanticSegmentation | SegmentationEngine,
+    model: PathOrHubId | Checkpoint | HieraForSemanticSegmentation | SegmentationEngine,
     device: str = "auto",
     workers: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
@@ -107,7 +107,7 @@ def evaluate_segmentation(
     Args:
         data: a source for `hierax.data.open_segmentation`. If it has a validation set, that is used. Of the training
             data of a run, the images that the run held out are used.
-        model: a segmentation model, or a checkpoint or run to load one from; or a `hierax.Engine`.
+        model: a segmentation model, or a checkpoint (also an open one) or run to load one from; or a `hierax.Engine`.
         workers: number of decoding processes; None is 0 for few images, otherwise the number of cores minus one.
         max_pixels: images with more pixels count as unreadable; None is no limit.
         columns, classes, reduce_labels, colors: see `hierax.data.open_segmentation`. For the training data of a run,
@@ -118,7 +118,7 @@ def evaluate_segmentation(
         ValueError: the model is not for segmentation, or the data has other classes.
         TrainingStopped: memory ran out, or a worker or another rank ended.
     """
-    network = _segmentation_model(model) if isinstance(model, (str, os.PathLike)) else model
+    network = _segmentation_model(model) if isinstance(model, (str, os.PathLike, Checkpoint)) else model
     if isinstance(network, Pretrained) and not isinstance(network, HieraForSemanticSegmentation):
         raise ValueError(f"the model is a {type(network).__name__}; {_EXPECTED}")
     if not isinstance(network, Pretrained) and network.task != "segmentation":
@@ -126,9 +126,8 @@ def evaluate_segmentation(
     fixed = not isinstance(network, Pretrained) and network.exported is not None
     config = network.config
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
-    place = model if isinstance(model, (str, os.PathLike)) else None if isinstance(model, Pretrained) else model.source
     masks = MaskOptions.of(classes=classes, reduce_labels=reduce_labels, colors=colors)
-    trained = run_trained_on(data, place)
+    trained = run_trained_on(data, source_of(model))
     if trained:
         masks = masks or MaskOptions.read(trained.get("masks"))
         columns = trained.get("columns") if columns is None else columns
@@ -146,15 +145,15 @@ def evaluate_segmentation(
     return SegmentationEvaluation(found, labels, note)
 
 
-def _segmentation_model(source: PathOrHubId) -> HieraForSemanticSegmentation:
+def _segmentation_model(source: PathOrHubId | Checkpoint) -> HieraForSemanticSegmentation:
     """The segmentation model of a checkpoint or run.
 
     Raises:
         ValueError: it is a model of another task.
     """
-    opened = open_checkpoint(os.fspath(source))
+    opened = open_checkpoint(source)
     if opened.task != "segmentation":
-        raise ValueError(f"{os.fspath(source)} is a model for {opened.task}; {_EXPECTED}")
+        raise ValueError(f"{opened.name} is a model for {opened.task}; {_EXPECTED}")
     model = opened.model()
     assert isinstance(model, HieraForSemanticSegmentation)
     return model
