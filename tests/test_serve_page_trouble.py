@@ -207,9 +207,10 @@ def test_more_images_than_a_request_may_have_are_sent_in_parts(locked: Server, v
     page.goto(locked.url)
     enter(page, KEY)
     expect(page.locator("nav a[href='#what']")).to_be_visible()
-    visitor.give(CAT, *PHOTOS)
+    images = CAT, *PHOTOS[:5]
+    visitor.give(*images)
     expect(page.locator("#what-list h2")).to_have_text("6 images")
-    expect(page.locator("#what-list tbody td.number span")).to_have_count(6)
+    expect(page.locator("#what-list tbody td.number span")).to_have_count(len(images))
 
 
 def test_the_keyboard_reaches_every_view_and_focus_is_seen(server: Server, visitors: Visitors) -> None:
