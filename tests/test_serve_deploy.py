@@ -23,11 +23,13 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 import hierax
 from hierax.cli import _parser
 from hierax.cli.parsing import parse
+from hierax.cli.serve import read_keys
 from hierax.serve import create_app
 from hierax.serve.protocol.requests import HEADER_LENGTH
 from listening import running
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 PHOTO = Path(hierax.__file__).parent / "assets" / "cat.jpg"
 MODEL = "/v2/models/hierax%2Ffemto"
 
@@ -55,6 +57,38 @@ def test_the_files_start_the_server_with_options_that_exist() -> None:
     words = re.sub(r"\$\{[^}]*\}", "", container[1]).replace('\\"', "")
     chosen = parse(*_parser(), ["serve", *shlex.split(words)])
     assert chosen.host == "0.0.0.0"
+
+
+def test_the_image_has_every_file_that_the_build_of_the_wheel_reads() -> None:
+    tomllib, root = pytest.importorskip("tomllib"), DEPLOY.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    described = project["project"]
+    needed = {"pyproject.toml", described["readme"], *described["license-files"], *wheel["sbom-files"]}
+    copied = {word for line in re.findall(r"^COPY (?!--)(.*) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()}
+    assert {name for name in needed if name not in copied and name.partition("/")[0] not in copied} == set()
+    assert [name for name in copied if not (root / name).exists()] == []
+
+
+def test_variables_and_options_in_the_files_exist() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (DEPLOY.parent / "src").rglob("*.py"))
+    options = {option for action in _parser()[1]["serve"]._actions for option in action.option_strings}
+    for path in (DEPLOY / "hierax.service", DEPLOY / "nginx.conf"):
+        text = path.read_text(encoding="utf-8")
+        assert [name for name in re.findall(r"\bHIERAX_\w+", text) if f'"{name}"' not in source] == [], path.name
+        others = r"^#.*(?:/pip|systemctl) .*$"  # commands of other programs
+        named = set(re.findall(r"(?<=[\s`])--[a-z][\w-]*", re.sub(others, "", text, flags=re.MULTILINE)))
+        assert named - options == set(), path.name
+
+
+def test_the_key_of_the_unit_reaches_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comments tell what to write into which file; systemd makes a variable of it."""
+    unit = (DEPLOY / "hierax.service").read_text(encoding="utf-8")
+    written = re.search(r"write the line (HIERAX_API_KEY)=\S* to (\S+)", unit)
+    assert written
+    assert f"\n#EnvironmentFile={written[2]}\n" in unit
+    monkeypatch.setenv(written[1], "secret")
+    assert read_keys(None) == ("secret",)
 
 
 @contextlib.contextmanager
