@@ -219,6 +219,17 @@ def test_a_setting_that_cannot_be_is_refused_by_name(assignment: str, message: s
         recipe("mae_tiny_small_data_cpu").overridden([assignment])
 
 
+def test_a_field_of_the_model_belongs_into_overrides() -> None:
+    base = recipe("mae_tiny_small_data_cpu")
+    with pytest.raises(
+        ValueError, match=r"decoder_depth is a field of the model; expected overrides=\{'decoder_depth': 4\}"
+    ):
+        base.replace(decoder_depth=4)
+    assert base.replace(overrides={"decoder_depth": 4}).overrides["decoder_depth"] == 4
+    with pytest.raises(ValueError, match="drop_path_rate is the setting drop_path"):
+        base.replace(drop_path_rate=0.1)
+
+
 def test_an_unknown_recipe_is_refused_with_those_near_it() -> None:
     with pytest.raises(ValueError, match=r"no recipe 'mae_tiny'; did you mean .*mae_tiny_small_data"):
         recipe("mae_tiny")

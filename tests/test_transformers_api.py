@@ -1,6 +1,7 @@
 """What scripts written for transformers touch on models and configurations: it works, or is one clear sentence."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch import nn
 
 import hierax
 from hierax import HieraBackbone, HieraConfig, HieraForImageClassification, HieraForPreTraining, HieraModel
+from hierax.cli import _parser
 from hierax.model.pretrained import Pretrained
+from hierax.transformers_arguments import _ONE_VALUE
 from small import image_config, pixels
 
 FEMTO = "hierax/femto"
@@ -100,6 +103,7 @@ def test_arguments_of_from_pretrained_are_taken(given: dict[str, Any]) -> None:
         ({"subfolder": "x"}, "subfolder is 'x'; expected ''"),
         ({"output_hidden_states": 1}, "output_hidden_states is 1; expected true or false"),
         ({"force_download": True}, "force_download is True; expected False"),
+        ({"tp_plan": "auto"}, "tp_plan is 'auto'; expected None: training shares a model .* with --parallel fsdp"),
         ({"token": "a", "use_auth_token": "b"}, "token and use_auth_token differ"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
@@ -107,6 +111,15 @@ def test_arguments_of_from_pretrained_are_taken(given: dict[str, Any]) -> None:
 def test_arguments_that_cannot_be_followed_say_what_to_do(given: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         HieraModel.from_pretrained(FEMTO, **given)
+
+
+def test_options_and_names_in_this_advice_exist() -> None:
+    advice = " ".join(instead for _, instead in _ONE_VALUE.values())
+    known = {option for command in _parser()[1].values() for option in command._option_string_actions}
+    assert "--parallel" in advice
+    assert set(re.findall(r"--[a-z][\w-]*", advice)) <= known
+    assert not re.search(r"\w\.\*", advice)  # parallel.*
+    assert all(hasattr(hierax, name) for name in re.findall(r"hierax\.(\w+)", advice))
 
 
 def test_a_configuration_that_is_none_is_named() -> None:

@@ -12,9 +12,10 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 """Arguments that select how files are read or written. hierax has only one way, so they have no effect."""
 
+_FSDP = "training shares a model between GPUs with --parallel fsdp"
 _ONE_VALUE: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "device_mesh": ((None,), "parallel.* settings of training share a model between devices"),
-    "distributed_config": ((None,), "parallel.* settings of training share a model between devices"),
+    "device_mesh": ((None,), _FSDP),
+    "distributed_config": ((None,), _FSDP),
     "distributed_checkpoint": ((None, False), "model.safetensors is one file"),
     "do_pad": ((None, False), "images are not padded to the largest of a batch"),
     "force_download": ((None, False), "delete the model from the Hub's cache to fetch it again"),
@@ -36,8 +37,8 @@ _ONE_VALUE: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "save_function": ((None,), "weights are written as safetensors"),
     "state_dict": ((None,), "call load_state_dict() afterwards"),
     "subfolder": ((None, ""), "download the folder and give its path"),
-    "tp_plan": ((None,), "parallel.* settings of training share a model between devices"),
-    "tp_size": ((None,), "parallel.* settings of training share a model between devices"),
+    "tp_plan": ((None,), _FSDP),
+    "tp_size": ((None,), _FSDP),
 }
 
 

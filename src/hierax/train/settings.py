@@ -205,7 +205,8 @@ class Recipe:
         """The recipe with other values.
 
         Raises:
-            ValueError: a field is unknown (the message lists the nearest known ones), or a value is wrong.
+            ValueError: a value is wrong, or a field is unknown. The message lists the nearest known ones, or says where
+                a field of the model belongs.
         """
         unknown = set(changes) - set(fields())
         if unknown:
@@ -213,8 +214,11 @@ class Recipe:
 
             from hierax.model.config import HieraConfig
 
-            name = sorted(unknown)[0]
-            near = difflib.get_close_matches(name, [*fields(), *(f.name for f in dataclasses.fields(HieraConfig))], 3)
+            name, of_model = sorted(unknown)[0], [f.name for f in dataclasses.fields(HieraConfig)]
+            if name in of_model:
+                instead = f"is a field of the model; expected overrides={{{name!r}: {changes[name]!r:.80}}}"
+                raise ValueError(f"{name} {_DECIDED.get(name, instead)}")
+            near = difflib.get_close_matches(name, [*fields(), *of_model], 3)
             hint = f"did you mean {', '.join(near)}?" if near else "hierax recipes NAME lists them"
             raise ValueError(f"{name} is not a setting of a recipe; {hint}")
         return dataclasses.replace(self, **changes)
