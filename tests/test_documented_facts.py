@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import hierax
+from hierax import HieraForImageClassification
 from hierax.detection.recipes import RECIPES as DETECTION
 from hierax.extras import PACKAGES
 from hierax.train import RECIPES
@@ -15,6 +19,7 @@ from hierax.train.choice import largest_batch
 from hierax.train.modes import MODES
 from hierax.train.settings import RESUMABLE_SETTINGS
 from public_surface import PACKAGES as PUBLIC
+from small import image_config
 from test_docs import _expanded, prose
 
 ROOT = Path(__file__).parent.parent
@@ -117,3 +122,34 @@ def test_the_precision_of_detection() -> None:
     assert "| `finetune --task detect`, `--task instances` | fp32, or bf16 with `precision=bf16`." in text(
         "docs/gpus.md"
     )
+
+
+@pytest.mark.parametrize("name", ["features", "explain"])
+def test_a_function_that_writes_files_says_when(name: str, tmp_path: Path) -> None:
+    """It returns an iterator; a call alone writes nothing."""
+    function = getattr(hierax, name)
+    found = function([ROOT / "src/hierax/assets/cat.jpg"], tmp_path, model=HieraForImageClassification(image_config()))
+    assert list(tmp_path.iterdir()) == []
+    assert f"`list(hierax.{name}(…))` writes all files" in function.__doc__
+    list(found)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".npz", ".png"}
+
+
+def arguments_of(function: Any) -> set[str]:
+    """The arguments of a function whose docstring explains its arguments, and does not refer to another function."""
+    if "other arguments" in (function.__doc__ or "") or "Args:" not in (function.__doc__ or ""):
+        return set()
+    return set(inspect.signature(function).parameters) - {"self", "cls"}
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_a_docstring_that_explains_arguments_names_all_of_them(package: str) -> None:
+    module, silent = importlib.import_module(package), []
+    for name in module.__all__:
+        value = getattr(module, name)
+        members = vars(value).items() if inspect.isclass(value) else [(name, value)]
+        public = [getattr(member, "__func__", member) for own, member in members if not own.startswith("_")]
+        for function in filter(inspect.isfunction, public):
+            named = set(re.findall(r"\w+", function.__doc__ or ""))
+            silent += [f"{function.__qualname__}: {argument}" for argument in arguments_of(function) - named]
+    assert silent == []

@@ -91,6 +91,9 @@ class SearchResult:
     """The hits of a query, best first; or the error if the query cannot be read.
 
     Attributes:
+        query: the image, or the id or path of the row, as it was given; with the start of the segment, for videos.
+        hits: the rows that are most similar.
+        error: why the query cannot be read.
         images: reads the images of the query and the hits, for a notebook.
     """
 

@@ -97,7 +97,8 @@ def explain(
     """Writes which regions speak for a label, as `NAME.npz` and `NAME.png` (for a video `NAME.gif`), into the folder
     `output`, and yields the explanations and the paths.
 
-    The model runs in PyTorch and fp32, because an engine has no gradients.
+    Each file is written when its result is read: `list(hierax.explain(…))` writes all files. The model runs in PyTorch
+    and fp32, because an engine has no gradients.
 
     Args:
         images: paths of images, or of videos for a video classifier.

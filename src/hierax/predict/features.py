@@ -93,6 +93,8 @@ def features(
 ) -> Iterator[FeatureFiles]:
     """Writes `NAME.npz` and `NAME.png` (for a video `NAME.gif`) into the folder `output`, and yields their paths.
 
+    Each file is written when its result is read: `list(hierax.features(…))` writes all files.
+
     Args:
         images: paths of images, or of videos for a video model.
         output: the folder, created if missing.

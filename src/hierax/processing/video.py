@@ -171,6 +171,7 @@ class HieraVideoProcessor(RecordedProcessor):
         """The views of one video, with their times; see `__call__`.
 
         Args:
+            fps: frame rate of frames in memory; None: unknown.
             name: the name of the video in errors.
             part: start and end, in seconds, of the part that is used; None: the start or end of the video.
 
@@ -200,6 +201,7 @@ class HieraVideoProcessor(RecordedProcessor):
         Args:
             hop: seconds between the starts of segments, rounded to a multiple of the step between frames; None: the
                 segments follow each other without overlap.
+            fps: frame rate of frames in memory.
 
         Raises:
             VideoError, ValueError: the video cannot be read; `hop` is not above 0; or the frame rate is not known.

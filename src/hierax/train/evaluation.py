@@ -131,6 +131,8 @@ def evaluate(
             by name.
         model: a classifier, or a checkpoint (also an open one) or run to load one from; or a `hierax.Engine`, which
             can also run an export.
+        device: "auto", "cpu", "cuda" or "mps", to which a model is moved; an engine runs where it is.
+        batch_size: samples per call of the model.
         workers: number of decoding processes; None is 0 for few samples, otherwise the number of cores minus one.
         views: for videos, number of clips, and of crops of each clip; probabilities are averaged. (5, 3) is usual for
             Kinetics.
@@ -210,7 +212,7 @@ def probe_features(
         model: any checkpoint or run.
         kind: "linear" or "knn".
         train: the data to fit the probe on; None is `data/train`.
-        workers, max_pixels, on_progress: as in `evaluate`.
+        device, batch_size, workers, max_pixels, on_progress: as in `evaluate`.
         columns: names of columns in lists and tables, see `hierax.data.open_dataset`.
     """
     parts = None if train is not None else split_folders(Path(data))

@@ -108,6 +108,7 @@ def evaluate_segmentation(
         data: a source for `hierax.data.open_segmentation`. If it has a validation set, that is used. Of the training
             data of a run, the images that the run held out are used.
         model: a segmentation model, or a checkpoint (also an open one) or run to load one from; or a `hierax.Engine`.
+        device: "auto", "cpu", "cuda" or "mps", to which a model is moved; an engine runs where it is.
         workers: number of decoding processes; None is 0 for few images, otherwise the number of cores minus one.
         max_pixels: images with more pixels count as unreadable; None is no limit.
         columns, classes, reduce_labels, colors: see `hierax.data.open_segmentation`. For the training data of a run,

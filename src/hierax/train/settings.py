@@ -78,6 +78,7 @@ class Recipe:
         max_bad: share of unreadable samples that stops the run.
         max_skipped: number of consecutive steps without a finite loss and gradient that stops the run.
         seed: seed of weights, order, augmentation and masks.
+        source: where the values of the recipe are from, as text.
     """
 
     name: str

@@ -81,6 +81,7 @@ def export(
             that is part of hierax.
         evaluate: images for the comparison, or preprocessed pixels; None uses 200 crops of that photo, or 16 inputs of
             noise for models that do not take images.
+        max_pixels: larger images of `calibration` and `evaluate` are an error; None: no limit.
         overwrite: whether to replace an export in `folder`.
         progress: is called with the text of the next step and the share of the work that is done, from 0 to 1.
 
