@@ -22,9 +22,11 @@ from hierax.cli import _parser
 from hierax.cli.parsing import parse
 from hierax.embedding import embed
 from hierax.serve import create_app
+from hierax.serve.errors import STATUS
+from hierax.serve.reading import MOST_PIXELS
 from listening import running
 from small import image_config, randomize
-from test_docs import Block, blocks, check_printed, commands
+from test_docs import Block, blocks, check_printed, commands, text_of
 
 ASSETS = Path(hierax.__file__).parent / "assets"
 OPTIONS = {"precision": "fp32", "backend": "torch", "threads": 1}
@@ -103,6 +105,20 @@ def test_every_hierax_command_of_the_guide_has_options_that_exist() -> None:
     assert len(found) >= 5
     for line in found:
         parse(*_parser(), ["serve", *shlex.split(line)])
+
+
+def test_the_table_of_errors_has_every_code_with_its_status() -> None:
+    table = text_of("serve").partition("| status | code |")[2].partition("\n\n")[0]
+    found: dict[str, int] = {}
+    for status, codes in re.findall(r"^\| ([\d, ]+) \| ([^|]+) \|", table, flags=re.MULTILINE):
+        numbers, names = re.findall(r"\d+", status), re.findall(r"`(\w+)`", codes)
+        found |= zip(names, map(int, numbers * len(names) if len(numbers) == 1 else numbers), strict=False)
+    assert found == dict(STATUS)
+
+
+def test_the_largest_size_is_that_of_the_server() -> None:
+    assert "any side up to 1024," in text_of("serve")
+    assert MOST_PIXELS == 1024 * 1024
 
 
 def test_the_clients_in_python_are_answered(

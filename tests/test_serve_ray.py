@@ -12,14 +12,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from hierax import extras
+from hierax.cli import _parser
+from hierax.cli.parsing import parse
+from hierax.cli.serve import settings_of
 from hierax.serve import create_app
-from hierax.serve.ray import deploy
+from hierax.serve.ray import _plan, deploy, run
 from hierax.serve.run import Settings
 from listening import running
 
@@ -36,6 +40,29 @@ def test_without_ray_serve_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_a_cluster_needs_a_fixed_port() -> None:
     with pytest.raises(ValueError, match="port is 0; expected a fixed port"):
         deploy(Settings(port=0))
+
+
+@pytest.mark.parametrize(("workers", "copies"), [(None, 3), (1, 1), (2, 2), (9, 9)])
+def test_the_number_of_replicas_is_that_of_workers(
+    workers: int | None, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, the CPUs of the machines decide."""
+    machine = {"Alive": True, "Resources": {"CPU": 6.0}}
+    lost = {"Alive": False, "Resources": {"CPU": 64.0}}
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(nodes=lambda: [machine, machine, machine, lost]))
+    planned = _plan(Settings(workers=workers), started=False)
+    assert (planned.copies, planned.cpus, planned.gpus) == (copies, 4, 0)
+    arguments = ["serve"] if workers is None else ["serve", "--workers", str(workers)]
+    assert settings_of(parse(*_parser(), arguments)).workers == workers
+
+
+def test_a_cluster_that_others_reach_without_a_key_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("hierax.serve.ray.deploy", lambda _: 1 / 0)
+    for settings in (Settings(), Settings(host="0.0.0.0", api_keys=("k",)), Settings(host="0.0.0.0")):
+        with pytest.raises(ZeroDivisionError):
+            run(settings, say=said.append)
+    assert said == ["0.0.0.0 is reachable from other machines and no key is needed; --api-key-file asks for one"]
 
 
 def free_port() -> int:

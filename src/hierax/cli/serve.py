@@ -65,7 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--collection", metavar="DIR", help="folder that hierax embed wrote with --model, for /v1/search")
     add("--host", default="127.0.0.1", metavar="H", help="address to listen on (default: 127.0.0.1, this machine only)")
     add("--port", type=_port, default=8000, metavar="N", help="port to listen on (default: 8000; 0: a free one)")
-    add("--workers", type=positive, default=1, metavar="N", help="number of processes, each with its own engines")
+    add(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="number of processes, each with its own engines (default: 1); with --ray, the maximum number of replicas",
+    )
     add_device(parser)
     add_precision(parser)
     add_threads(parser)

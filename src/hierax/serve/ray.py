@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax import extras
 from hierax.console import quantity
-from hierax.serve.run import Settings, listen
+from hierax.serve.run import Settings, listen, warn_if_open
 from hierax.stopping import StopSignal
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def run(settings: Settings, *, say: Callable[[str], None]) -> int:
         MissingPackage: Ray Serve is not installed.
         ValueError, OSError: the address cannot be used, or no copy could be started.
     """
+    warn_if_open(settings, say=say)
     deployed, stop = deploy(settings), StopSignal()
     with stop.handle():  # not before: Ray sets handlers of its own
         try:
@@ -101,7 +102,7 @@ def deploy(settings: Settings) -> Deployed:
     need the same paths on all machines.
 
     Args:
-        settings: what is run. `workers` above 1 is the largest number of copies; else the CPUs of the cluster decide.
+        settings: what is run. `workers` is the largest number of copies; None: the CPUs of the cluster decide.
 
     Raises:
         MissingPackage: Ray Serve is not installed.
@@ -141,7 +142,7 @@ def _plan(settings: Settings, *, started: bool) -> Deployed:
     room = sum(int(machine.get("CPU", 0)) // cpus for machine in machines)
     if gpus:
         room = min(room, sum(int(machine.get("GPU", 0)) for machine in machines))
-    copies = settings.workers if settings.workers > 1 else max(room, 1)
+    copies = settings.workers or max(room, 1)
     return Deployed(f"http://{settings.host}:{settings.port}", copies, cpus, gpus, started)
 
 

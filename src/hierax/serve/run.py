@@ -42,7 +42,8 @@ class Settings:
 
     Attributes:
         host, port: the address; port 0 takes a free one.
-        workers: number of processes.
+        workers: number of processes, or on a cluster the largest number of replicas; None: one process, or as many
+            replicas as the CPUs of the cluster allow.
         sources: arguments of `create_app`: `model`, `mae`, `segmentation`, `collection`.
         engine: options of the engines: `precision`, `device`, `backend`, `threads`.
         limits: sizes, numbers and times.
@@ -52,12 +53,17 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    workers: int = 1
+    workers: int | None = None
     sources: Mapping[str, Any] = field(default_factory=lambda: {"model": FEMTO})
     engine: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     api_keys: Sequence[str] = ()
     allow_origins: Sequence[str] = ()
+
+    @property
+    def processes(self) -> int:
+        """The number of processes, without a cluster."""
+        return self.workers or 1
 
     @property
     def is_local(self) -> bool:
@@ -95,13 +101,18 @@ def run(settings: Settings, *, say: Callable[[str], None]) -> int:
     raise_file_limit()
     with listen(settings.host, settings.port) as listener:
         settings = replace(settings, port=listener.getsockname()[1])
-        if not settings.is_local and not settings.api_keys:
-            say(f"{settings.host} is reachable from other machines and no key is needed; --api-key-file asks for one")
-        if settings.workers > 1:
+        warn_if_open(settings, say=say)
+        if settings.processes > 1:
             from hierax.serve.workers import supervise
 
             return supervise(settings, listener, say=say)
         return serve(settings, listener, say=say)
+
+
+def warn_if_open(settings: Settings, *, say: Callable[[str], None]) -> None:
+    """Says so if other machines reach the server without a key."""
+    if not settings.is_local and not settings.api_keys:
+        say(f"{settings.host} is reachable from other machines and no key is needed; --api-key-file asks for one")
 
 
 def serve(
@@ -235,7 +246,7 @@ def lines(state: State, settings: Settings) -> list[str]:
     home = url(settings.host, settings.port)
     parts = [
         engine,
-        *([quantity(settings.workers, "process").replace("processs", "processes")] * (settings.workers > 1)),
+        *([f"{settings.processes:,} processes"] if settings.processes > 1 else []),
     ]
     return [
         *(f"{source}: weights under {license}" for source, license in licenses if license),

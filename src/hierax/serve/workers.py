@@ -45,13 +45,13 @@ class _Worker:
 
 
 def supervise(settings: Settings, listener: socket.socket, *, say: Callable[[str], None]) -> int:
-    """Serves in `settings.workers` processes until a signal arrives; returns the exit code, as `run`.
+    """Serves in `settings.processes` processes until a signal arrives; returns the exit code, as `run`.
 
     Raises:
         ValueError: a first process could not open the model; the message says why.
     """
     if settings.engine.get("threads") is None:
-        each = max((os.cpu_count() or 1) // settings.workers, 1)
+        each = max((os.cpu_count() or 1) // settings.processes, 1)
         settings = replace(settings, engine={**settings.engine, "threads": each})
     shorten_socket_folder()
     with _counting_together():
@@ -84,7 +84,7 @@ class _Supervisor:
     def run(self) -> int:
         with self._stop.handle():
             try:
-                for number in range(self._settings.workers):
+                for number in range(self._settings.processes):
                     self._start(number)
                 while not self._stop():
                     self._look()
