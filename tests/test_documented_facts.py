@@ -153,3 +153,14 @@ def test_a_docstring_that_explains_arguments_names_all_of_them(package: str) -> 
             named = set(re.findall(r"\w+", function.__doc__ or ""))
             silent += [f"{function.__qualname__}: {argument}" for argument in arguments_of(function) - named]
     assert silent == []
+
+
+def test_packages_for_a_machine_without_a_network_include_hierax() -> None:
+    """`pip download .` leaves out the folder itself; `pip wheel .` builds it."""
+    page = text("docs/offline.md")
+    collected = re.search(r"`pip wheel -w (\w+) \"\.(\[[\w,]+\])\"`", page)
+    installed = re.search(r"`pip install --no-index --find-links (\w+) \"hierax(\[[\w,]+\])\"`", page)
+    assert collected
+    assert installed
+    assert collected.groups() == installed.groups()
+    assert "pip download" not in page

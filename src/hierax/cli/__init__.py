@@ -1,6 +1,5 @@
 """The command line: `hierax COMMAND`, one module per command.
 
-
 Neither this module nor the top of a command's module imports torch, so help is shown at once. Results are written to
 stdout; progress, licenses and errors are written to stderr.
 
@@ -117,7 +116,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(
         prog="hierax",
         usage="hierax [--version] [--debug] COMMAND ...",
-        description="Hiera vision transformers: classification, features, masked reconstruction.",
+        description="Hiera vision transformers: classification, features, segmentation, detection, masked autoencoders.",
         epilog=_EPILOG.format(commands="\n".join(f"  {n:12} {m.SUMMARY}" for n, m in _COMMANDS.items())),
         formatter_class=Help,
         allow_abbrev=False,
