@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test slow hub lint docs dist notebooks clean
+.PHONY: demo test slow hub lint docs dist notebooks site clean
 
 demo: $(VENV)/core
 	$(VENV)/bin/hierax demo
@@ -30,6 +30,9 @@ docs: $(VENV)/dev # the site, without a network: open build/site/index.html
 
 notebooks: $(VENV)/dev # runs the lessons from top to bottom, and keeps their outputs
 	$(VENV)/bin/python notebooks/run.py -o build/notebooks
+
+site: notebooks # the site with the outputs of the lessons
+	$(MAKE) docs
 
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

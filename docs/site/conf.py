@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "site_pages",
+    "site_notebooks",
     "site_reference",
     "site_commands",
 ]

@@ -78,12 +78,6 @@ CONTENTS: dict[str, dict[str, str]] = {
 """The pages by part, each with its name in the navigation. tests/test_site.py checks that every page is here."""
 
 
-NOTE = (
-    "*This is a notebook, here without the outputs of its cells. `make notebooks` runs all lessons, "
-    "and writes them with their outputs into `build/notebooks`.*"
-)
-
-
 def contents() -> str:
     """The hidden trees of contents that Sphinx reads from the start page."""
     trees = (
@@ -107,14 +101,6 @@ def _add_contents(_app: Sphinx, name: str, source: list[str]) -> None:
         source[0] += contents()
 
 
-def _add_note(_app: Sphinx, name: str, source: list[str]) -> None:
-    """A lesson is shown without what its cells print."""
-    if name.startswith("notebooks/"):
-        head, title, rest = source[0].partition("\n# ")
-        first, line, text = rest.partition("\n")
-        source[0] = f"{head}{title}{first}{line}\n{NOTE}\n{text}"
-
-
 def _add_start_page(app: Sphinx, error: Exception | None) -> None:
     """A site is opened at index.html."""
     start = Path(app.outdir, "README.html")
@@ -125,6 +111,5 @@ def _add_start_page(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx calls this."""
     app.connect("source-read", _add_contents)
-    app.connect("source-read", _add_note)
     app.connect("build-finished", _add_start_page)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
