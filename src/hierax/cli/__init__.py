@@ -116,7 +116,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(
         prog="hierax",
         usage="hierax [--version] [--debug] COMMAND ...",
-        description="Hiera vision transformers: classification, features, segmentation, detection, masked autoencoders.",
+        description="Hiera vision transformers: classification, features, segmentation, detection, MAE.",
         epilog=_EPILOG.format(commands="\n".join(f"  {n:12} {m.SUMMARY}" for n, m in _COMMANDS.items())),
         formatter_class=Help,
         allow_abbrev=False,

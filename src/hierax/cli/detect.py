@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_folder(parser)
     parser.add_argument("--model", required=True, metavar="RUN", help="a run, or the folder of a model of detection")
     parser.add_argument(
-        "--threshold", type=score, default=0.5, metavar="S", help="least score of an object (default: 0.5)"
+        "--threshold", type=score, default=0.5, metavar="S", help="minimum score of an object (default: 0.5)"
     )
     add_overwrite(parser)
     add_device(parser)

@@ -30,9 +30,9 @@ classifier on the pooled map of each stage. --probe knn classifies by the neares
 training data of --train or DATA/train.
 A model of `hierax finetune --task detect` or `--task instances` is measured by COCO's twelve numbers (AP, AR).
 For a video, one clip from the middle is used. --views 5x3 averages five clips and three crops of each clip.
-With a segmentation model, DATA is images with masks. All pixels count in one confusion matrix, those of 255 do not.
-IoU is the intersection of true and predicted pixels of a class, divided by their union. Images are computed one by
-one, because each has its own size."""
+With a segmentation model, DATA is images with masks. All pixels count in one confusion matrix, except pixels with
+the value 255. IoU is the intersection of true and predicted pixels of a class, divided by their union. --batch-size
+has no effect then: images are computed one by one, because each has its own size."""
 
 
 _SHARES = {"IoU": "iou", "recall": "recall", "precision": "precision"}

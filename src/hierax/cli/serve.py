@@ -81,10 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_number,
         default=2.0,
         metavar="MS",
-        help="wait for images that are being decoded at most so long; a lone request never waits (default: 2)",
+        help="maximum time to wait for images that are being decoded; a lone request never waits (default: 2)",
     )
     add(
-        "--queue", type=positive, default=256, metavar="N", help="images that wait at most; more get 429 (default: 256)"
+        "--queue",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="maximum number of waiting images; more get 429 (default: 256)",
     )
     add("--deadline", type=_seconds, default=30.0, metavar="S", help="seconds until a request gets 504 (default: 30)")
     add("--grace", type=_number, default=30.0, metavar="S", help="seconds to finish requests at the end (default: 30)")
@@ -96,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="URL",
-        help="site whose pages may send requests, such as https://example.org (may be repeated)",
+        help="site whose pages may send requests, such as https://example.org; can be repeated",
     )
 
 
