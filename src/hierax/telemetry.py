@@ -2,7 +2,7 @@
 
 ONNX Runtime sends events to Microsoft, and stores a device id and a database in the cache folder. OpenVINO and NNCF
 send events to Google Analytics for Intel, and store a client id in `~/intel`. They start when they are imported. To
-allow the reports, import the packages before hierax, or set `ORT_DISABLE_TELEMETRY=0`.
+allow the reports, import the packages before hierax; for ONNX Runtime, `ORT_DISABLE_TELEMETRY=0` allows them too.
 """
 
 from __future__ import annotations
