@@ -262,8 +262,16 @@ ANSWER = SimpleNamespace(headers={}, request=None, status_code=403)
 @pytest.mark.parametrize(
     ("error", "expected", "message"),
     [
-        (errors.GatedRepoError("x", response=ANSWER), OSError, "me/mine: request access to it on the Hub"),  # type: ignore[arg-type]
-        (errors.RepositoryNotFoundError("x", response=ANSWER), OSError, "me/mine: no such repository on the Hub"),  # type: ignore[arg-type]
+        (
+            errors.GatedRepoError("x", response=ANSWER),  # type: ignore[arg-type]
+            OSError,
+            "me/mine: request access to it on the Hub, then set the variable HF_TOKEN",
+        ),
+        (
+            errors.RepositoryNotFoundError("x", response=ANSWER),  # type: ignore[arg-type]
+            OSError,
+            "me/mine: no such repository on the Hub .if it is private, set the variable HF_TOKEN",
+        ),
         (errors.RevisionNotFoundError("x", response=ANSWER), OSError, "me/mine: no revision 'v9' on the Hub"),  # type: ignore[arg-type]
         (errors.HFValidationError("bad name"), ValueError, "me/mine: no file, no folder, and no Hub id either"),
         (RuntimeError("connection broke"), OSError, r"me/mine: config\.json could not be fetched \(RuntimeError: conn"),

@@ -10,6 +10,8 @@ from hierax.advice import did_you_mean
 from hierax.checkpoint.bundled import FEMTO, FEMTO_MAE
 from hierax.checkpoint.records import checkpoint_names, find_record
 
+_TOKEN = "set the variable HF_TOKEN to your token (in Python, token= does the same)"
+
 
 @dataclass(frozen=True)
 class HubOptions:
@@ -81,10 +83,10 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
         reason = "the Hub is switched off" if switched_off else "the Hub cannot be reached"
         raise NotCached(repository, file, reason) from None
     except GatedRepoError:
-        raise OSError(f"{repository}: request access to it on the Hub, then pass token=") from None
+        raise OSError(f"{repository}: request access to it on the Hub, then {_TOKEN}") from None
     except RepositoryNotFoundError:
         near = _near(repository)
-        raise OSError(f"{repository}: no such repository on the Hub{near} (a private one needs token=)") from None
+        raise OSError(f"{repository}: no such repository on the Hub{near} (if it is private, {_TOKEN})") from None
     except RevisionNotFoundError:
         raise OSError(f"{repository}: no revision {hub.revision!r} on the Hub") from None
     except EntryNotFoundError:
