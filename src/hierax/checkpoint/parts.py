@@ -77,7 +77,10 @@ def choose(loaded: Mapping[Any, Any], part: str | None = None, *, any_of_them: b
         raise ValueError(contents(loaded))
     averages = [weights for weights in found if _is_average(weights.part)]
     if len(found) > 1 and len(averages) != 1 and not any_of_them:
-        raise ValueError(f"holds {len(found)} models, {_quoted(names)}; pass part={names[0]!r} or another of them")
+        raise ValueError(
+            f"holds {len(found)} models, {_quoted(names)}; pass part={names[0]!r} or another of them "
+            "(hierax convert --part)"
+        )
     chosen = averages[0] if len(averages) == 1 else found[0]
     return Selection(chosen, tuple(name for name in names if name != chosen.part))
 

@@ -94,9 +94,10 @@ def config_from_shapes(shapes: Shapes, variant: str | None) -> HieraConfig:
         found = [name for name, config in rows.items() if _fits(config, shapes)]
         if len(found) != 1:
             raise ValueError(
-                f"its tensors fit no known variant; pass variant= with one of {', '.join(rows)}, or config="
+                f"its tensors fit no known variant; pass variant= with one of {', '.join(rows)}, or config= "
+                "(hierax convert --variant)"
                 if not found
-                else f"its tensors fit {' and '.join(found)}; pass variant= with one of them"
+                else f"its tensors fit {' and '.join(found)}; pass variant= with one of them (hierax convert --variant)"
             )
         variant = found[0]
     variant = variant.removeprefix("mae_")
