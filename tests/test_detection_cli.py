@@ -12,7 +12,9 @@ from PIL import Image
 
 import hierax
 from detection_sets import IDS, NAMES, one_file, write_coco, write_images
-from hierax.cli import main
+from hierax.cli import _parser, main
+from hierax.cli.detection import run_evaluate
+from hierax.cli.parsing import parse
 from hierax.detection import FoundObject, detect, open_detection, open_detector
 from hierax.detection.drawing import color_of, draw_objects
 from hierax.detection.masks import encode
@@ -254,3 +256,10 @@ def test_data_with_boxes_has_a_hint_at_the_task(place: Path, tmp_path: Path, run
         assert "for boxes in COCO files or YOLO folders, add --task detect" in err
     write_images(tmp_path / "photos", 2)
     assert "--task detect" not in run("finetune", tmp_path / "photos", "-o", tmp_path / "run")[2]
+
+
+@pytest.mark.parametrize("words", [("--workers", "0"), ("--probe", "knn"), ("--reduce-labels",), ("--views", "5x3")])
+def test_an_option_that_has_no_effect_on_the_evaluation_is_refused(words: tuple[str, ...], tmp_path: Path) -> None:
+    arguments = parse(*_parser(), ["evaluate", "data", *words])
+    with pytest.raises(ValueError, match=f"{words[0]} does not work with a model of detection; leave it out"):
+        run_evaluate(arguments, tmp_path)

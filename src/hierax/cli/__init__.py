@@ -82,7 +82,7 @@ examples:
   hierax demo
   hierax classify holiday/ --json > labels.jsonl
 
-Without --model, commands use hierax/femto, a small model that is part of the package.
+Without --model, most commands use hierax/femto, a small model that is part of the package.
 `hierax COMMAND --help` explains a command. `hierax models` lists other weights.
 Images can be files, folders (with their subfolders) or patterns ('*.jpg').
 Exit codes: 0 if everything was done, 2 if nothing could be done, 3 if some inputs cannot be read."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hierax.demo.images import Photo
 
 SUMMARY = "draw labels, feature maps and reconstructions of photos, offline"
-EPILOG = f"""Without IMAGE the command uses photos that are part of the package. The two models are part of it too:
+EPILOG = f"""Without IMAGE the command uses photos of the package. The two models are part of the package too:
 {FEMTO} classifies the photos. Its features give the maps and the nearest neighbors.
 {FEMTO_MAE} fills in the masked parts.
 No model was trained on the bundled photos.

@@ -16,7 +16,7 @@ EPILOG = """The model is a run of `hierax finetune --task detect` or `--task ins
 with RT-DETR, D-FINE or Mask2Former. For each IMAGE, DIR/NAME.png shows the objects. DIR/detections.json contains
 them in the form of a COCO file, with the category numbers of the training data and a score for each object.
 If images have the same name, their folders are added to the names of the files (a-cat, b-cat).
-It needs the packages of hierax[dense]. In Python: hierax.detection.detect.
+The command needs the extra dense. In Python: hierax.detection.detect.
 --json prints one object for each file (JSON Lines):
   {"path": "street.jpg", "width": 640, "height": 480,
    "objects": [{"label": "car", "score": 0.91, "bbox": [12.0, 40.5, 200.0, 90.0]}, ...], "overlay": "out/street.png"}"""

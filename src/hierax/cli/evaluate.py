@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hierax.train.evaluation import Evaluation
     from hierax.train.segmentation_evaluation import SegmentationEvaluation
 
-SUMMARY = "measure a classifier, a segmentation or a detector, or probe frozen features"
+SUMMARY = "measure a classifier, a segmentation model or a detector, or probe frozen features"
 EPILOG = """DATA is a labeled dataset. If it has train/ and val/, val/ is evaluated. --probe linear fits a linear
 classifier on the pooled map of each stage. --probe knn classifies by the nearest neighbors. Both use the
 training data of --train or DATA/train.

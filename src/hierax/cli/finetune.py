@@ -13,15 +13,14 @@ EPILOG = (
     train.SETTINGS.format(command="finetune")
     + """
 --from scratch starts from random weights. With --teacher the model also learns the logits and features of another
-network, on the same augmented images (weights: teacher_logits, teacher_features, label_weight). Without labels, or
+network, on the same augmented images (settings: teacher_logits, teacher_features, label_weight). Without labels, or
 with label_weight=0, the model learns only from the teacher. adapter=lora rank=8 trains small matrices beside the
-weights, and the head. RUN/adapter then contains them for PEFT, and RUN/model the whole model. It needs peft.
+weights, and the head. RUN/adapter then contains them for PEFT, and RUN/model the whole model. This needs peft.
 --task segment learns a class for each pixel, from images and masks: two folders of files with equal names, the
-folders of ADE20K, Cityscapes or Pascal VOC, a COCO file, or tables with columns image and label.
+folders of ADE20K, Cityscapes or Pascal VOC, a COCO file, or lists and tables with columns image and mask.
 --task detect learns boxes and --task instances also masks, from a COCO file, a folder with COCO files, or a YOLO folder
 (data.yaml, or images/ and labels/); boxes also from XML files of Pascal VOC; or tables with columns image and objects.
-They have recipes and settings of their own (head=d-fine image_size=512 steps=3000 lr=5e-4) and need the packages of
-hierax[dense]."""
+Both have recipes and settings of their own (head=d-fine image_size=512 steps=3000), and need the extra dense."""
 )
 
 
