@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 
 import hierax
 from hierax import HieraForImageClassification
+from hierax.cli import duplicates, outliers, search
+from hierax.collection import Hit, Member, Outlier
 from hierax.detection.recipes import RECIPES as DETECTION
 from hierax.extras import PACKAGES
 from hierax.train import RECIPES
@@ -164,3 +168,10 @@ def test_packages_for_a_machine_without_a_network_include_hierax() -> None:
     assert installed
     assert collected.groups() == installed.groups()
     assert "pip download" not in page
+
+
+@pytest.mark.parametrize(("command", "row"), [(duplicates, Member), (outliers, Outlier), (search, Hit)])
+def test_the_example_of_json_in_help_has_the_fields_of_a_row(command: Any, row: Any) -> None:
+    found = re.search(r"\{\"id\".*?\}", command.EPILOG)
+    assert found
+    assert list(json.loads(found[0])) == [field.name for field in dataclasses.fields(row)]

@@ -27,8 +27,8 @@ brighter or mirrored.
 With --linkage chain, a group contains all images that are connected by similar pairs. Two images of the group can
 then be less similar than --threshold. With --linkage first, every image is similar to the first image of its group.
 The pairs are stored in COLLECTION/index. The next run compares only new images with all images.
---json prints one object per group (JSON Lines), the largest group first:
-  {"size": 2, "members": [{"id": "5f0c…", "path": "a.jpg", "score": 1.0, "exact": true}, …]}"""
+--json prints one object per group (JSON Lines), the largest group first, groups of images of one color last (blank):
+  {"size": 2, "members": [{"id": "5f0c…", "path": "a.jpg", "score": 1.0, "exact": true, "blank": false}, …]}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
