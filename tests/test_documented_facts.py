@@ -14,7 +14,7 @@ import pytest
 
 import hierax
 from hierax import HieraForImageClassification
-from hierax.cli import duplicates, outliers, search
+from hierax.cli import _parser, duplicates, outliers, search
 from hierax.collection import Hit, Member, Outlier
 from hierax.detection.recipes import RECIPES as DETECTION
 from hierax.extras import PACKAGES
@@ -175,3 +175,9 @@ def test_the_example_of_json_in_help_has_the_fields_of_a_row(command: Any, row: 
     found = re.search(r"\{\"id\".*?\}", command.EPILOG)
     assert found
     assert list(json.loads(found[0])) == [field.name for field in dataclasses.fields(row)]
+
+
+def test_the_changelog_lists_all_commands() -> None:
+    found = re.search(r"^- Commands: (.*?)\.$", text("CHANGELOG.md"), flags=re.MULTILINE | re.DOTALL)
+    assert found
+    assert re.findall(r"`(\w+)`", found[1]) == list(_parser()[1])
