@@ -181,3 +181,13 @@ def test_the_changelog_lists_all_commands() -> None:
     found = re.search(r"^- Commands: (.*?)\.$", text("CHANGELOG.md"), flags=re.MULTILINE | re.DOTALL)
     assert found
     assert re.findall(r"`(\w+)`", found[1]) == list(_parser()[1])
+
+
+def test_private_modules_that_pages_use_are_named_on_the_page_on_stability() -> None:
+    used = {
+        module for path in PAGES for module in re.findall(r"^from (hierax[\w.]*) import", path.read_text("utf-8"), re.M)
+    }
+    private = {module for module in used if module not in PUBLIC and not module.startswith("hierax.integrations.")}
+    sentence = text("docs/stability.md").partition("This includes three modules")[2].partition("\n\n")[0]
+    assert private == set(re.findall(r"`(hierax[\w.]*)`", sentence))
+    assert len(private) == 3
