@@ -207,6 +207,15 @@ def test_an_array_in_a_file_is_read_as_the_array(tmp_path: Path) -> None:
         process(tmp_path / "cut.npy")
 
 
+def test_a_tiff_of_billions_of_samples_needs_no_memory(tmp_path: Path) -> None:
+    content = tiff(U16, photometric=1)
+    samples = struct.pack("<HHI", 277, 3, 1) + struct.pack("<I", 1)
+    assert samples in content
+    tag = struct.pack("<HHII", 277, 4, 1, 0xFFFFFFFF)
+    with pytest.raises(ImageError, match="a damaged TIFF file"):
+        load_image(content.replace(samples, tag))
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("uint16", "uint16"), ("float16", "float16"), ("int16", "int16"),
                                              ("PNG RGB", "uint16"), ("uint8, white is zero", "uint8")])  # fmt: skip
 def test_the_type_of_values_is_known_from_the_header(name: str, dtype: str) -> None:

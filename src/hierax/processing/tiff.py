@@ -38,6 +38,7 @@ _LONG = {
 }
 _DTYPES = {1: "u", 2: "i", 3: "f"}
 _MOST_VALUES = 1 << 24  # maximum number of values of a tag
+_MOST_SAMPLES = (1 << 16) - 1  # per pixel: the tag has 16 bits in the standard
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _COLORS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 320, 322, 323, 324, 325, 338, 339
@@ -142,6 +143,8 @@ def read_layout(stream: BinaryIO) -> Layout:
     big = struct.unpack(order + "H", head[2:4])[0] == 43
     place = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])[0]
     tags, after = _read_tags(stream, order, place, big=big)
+    if not 0 < int(tags.get(_SAMPLES, (1,))[0]) <= _MOST_SAMPLES:
+        raise ValueError(f"{tags[_SAMPLES][0]} samples per pixel")
     pages, places = False, {place}
     while after and after not in places and len(places) < _MOST_PAGES and not pages:
         places.add(after)
