@@ -207,6 +207,21 @@ def test_an_array_in_a_file_is_read_as_the_array(tmp_path: Path) -> None:
         process(tmp_path / "cut.npy")
 
 
+def test_an_array_has_the_limit_of_pixels_and_is_not_read_above_it(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 50, 60), np.float32))
+    process = HieraImageProcessor(max_pixels=2999)
+    with pytest.raises(ImageError, match=r"larger than --max-pixels 2999 \(60 x 50 pixels"):
+        process(tmp_path / "a.npy")
+    assert HieraImageProcessor(max_pixels=3000)(tmp_path / "a.npy").pixel_values.shape == (1, 3, 224, 224)
+    with (tmp_path / "huge.npy").open("wb") as file:  # 3 TB, of which nothing is on the disk
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (500_000, 500_000, 3)}
+        )
+        file.truncate(file.tell() + 3 * 10**12)
+    with pytest.raises(ImageError, match="500000 x 500000 pixels"):
+        process(tmp_path / "huge.npy")
+
+
 def test_a_tiff_of_billions_of_samples_needs_no_memory(tmp_path: Path) -> None:
     content = tiff(U16, photometric=1)
     samples = struct.pack("<HHI", 277, 3, 1) + struct.pack("<I", 1)

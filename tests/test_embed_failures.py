@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +24,7 @@ from PIL import Image
 
 import hierax.collection.urls as urls
 from hierax import HieraModel
+from hierax.collection import content
 from hierax.collection.content import read_file, read_member
 from hierax.collection.source import Source
 from hierax.embedding import FeatureExtractor, embed
@@ -31,6 +33,7 @@ from hierax.embedding.sources import list_sources
 from hierax.notices import Notice
 from pictures import BAD, COUNT, OPTIONS, RECORD
 from small import image_config, randomize
+from tiffs import tiff
 
 pytest_plugins = ("pictures",)
 
@@ -234,6 +237,33 @@ def test_a_file_is_looked_at_before_much_of_it_is_read(tmp_path: Path) -> None:
         read_member(str(tmp_path / "image.png"), 512, 99 << 30)
     with pytest.raises(ValueError, match=r"truncated: 3 of 9 bytes are present"):
         read_member(str(write(tmp_path / "short", b"123")), 0, 9)
+
+
+@pytest.mark.parametrize("kind", ["png", "npy", "tif", "bands.tif"])
+def test_large_files_of_every_kind_are_read_whole_also_from_a_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(content, "_SURE", 1000)  # bytes above which the header is looked at
+    values = np.random.default_rng(0).random((20, 30, 3))
+    if kind == "npy":
+        np.save(tmp_path / "a.npy", values)
+    elif kind == "png":
+        Image.fromarray((values * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    elif kind == "tif":  # Pillow does not open it
+        (tmp_path / "a.tif").write_bytes(tiff(values.astype(np.float32), photometric=2))
+    else:
+        (tmp_path / "a.bands.tif").write_bytes(tiff(np.repeat(values, 4, axis=2).astype(np.float32), photometric=1))
+    file = tmp_path / f"a.{kind}"
+    whole = file.read_bytes()
+    assert read_file(str(file)) == whole
+    with tarfile.open(tmp_path / "a.tar", "w") as shard:
+        shard.add(file, "first")
+        shard.add(file, "second")
+    with tarfile.open(tmp_path / "a.tar") as shard:
+        place = shard.getmember("second")
+    assert read_member(str(tmp_path / "a.tar"), place.offset_data, place.size) == whole
+    with pytest.raises(ValueError, match="larger than --max-pixels 599"):
+        read_file(str(file), max_pixels=599)
 
 
 def write(path: Path, content: bytes) -> Path:

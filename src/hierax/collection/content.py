@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import BinaryIO
 
 from hierax.data.tar import ABSENT
-from hierax.processing.decode import DEFAULT_MAX_PIXELS, pillow_is_quiet, read_header
+from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.processing.paths import opened_regular
+from hierax.processing.reading import stated_size
 
 _SURE = 1 << 26  # number of bytes that are read without checking the header
-_PER_PIXEL = 16  # bytes: four channels of 32 bits
 
 
 def read_file(path: str, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> bytes:
@@ -20,7 +21,7 @@ def read_file(path: str, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> byte
         OSError, ValueError: the file cannot be read, or is not a regular file, or is much too large for its image.
     """
     with opened_regular(path) as file:
-        return _read(file, 0, os.fstat(file.fileno()).st_size, max_pixels)
+        return _read(file, path, 0, os.fstat(file.fileno()).st_size, max_pixels)
 
 
 def read_member(shard: str, offset: int, size: int, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> bytes:
@@ -31,7 +32,7 @@ def read_member(shard: str, offset: int, size: int, *, max_pixels: int | None = 
     """
     check_place(offset)
     with opened_regular(shard) as file:
-        content = _read(file, offset, size, max_pixels)
+        content = _read(file, shard, offset, size, max_pixels)
     if len(content) < size:
         raise ValueError(f"truncated: {len(content):,} of {size:,} bytes are present")
     return content
@@ -44,13 +45,49 @@ def check_place(offset: int) -> None:
         raise ValueError(f"{what}; its bytes cannot be read")
 
 
-def _read(file: BinaryIO, offset: int, size: int, max_pixels: int | None) -> bytes:
+def _read(file: BinaryIO, path: str, offset: int, size: int, max_pixels: int | None) -> bytes:
     """Reads `size` bytes from `offset`, if an image can have that many bytes."""
-    file.seek(offset)
     if size > _SURE:
-        with pillow_is_quiet():
-            image = read_header(file, name="image", max_pixels=max_pixels)  # reads only the beginning
-        if size > _SURE + image.width * image.height * _PER_PIXEL:
-            raise ValueError(f"{size:,} bytes for {image.width} x {image.height} pixels")
-        file.seek(offset)
+        with io.BufferedReader(Section(path, offset, size)) as image:  # only the beginning is read
+            width, height, each = stated_size(image, name="image", max_pixels=max_pixels)
+        if size > _SURE + width * height * each:
+            raise ValueError(f"{size:,} bytes for {width} x {height} pixels")
+    file.seek(offset)
     return file.read(size)
+
+
+class Section(io.RawIOBase):
+    """A part of a file that can be read like a file: `size` bytes that begin at `start`."""
+
+    def __init__(self, path: str, start: int, size: int) -> None:
+        check_place(start)
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed in close())
+        self._start, self._size, self._place = start, size, 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to a position in the part, and returns the position."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = max(base + offset, 0)
+        return self._place
+
+    def readinto(self, buffer: object) -> int:
+        """Fills the buffer with the next bytes, and returns their number."""
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        count = max(min(len(view), self._size - self._place), 0)
+        self._file.seek(self._start + self._place)
+        count = self._file.readinto(view[:count])
+        self._place += count
+        return count
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+        super().close()

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 from PIL import Image
 
-from hierax.collection.content import check_place, read_file, read_member
+from hierax.collection.content import Section, check_place, read_file, read_member
 from hierax.collection.store import MARK, source_id
 from hierax.collection.urls import copy_url, read_url
 from hierax.data.tables import TableDataset, open_tables
@@ -115,43 +115,6 @@ def _download(url: str) -> BinaryIO:
         file.close()
         raise
     return file
-
-
-class Section(io.RawIOBase):
-    """A part of a file that can be read like a file: `size` bytes that begin at `start`."""
-
-    def __init__(self, path: str, start: int, size: int) -> None:
-        check_place(start)
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed in close())
-        self._start, self._size, self._place = start, size, 0
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to a position in the part, and returns the position."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
-        self._place = max(base + offset, 0)
-        return self._place
-
-    def readinto(self, buffer: object) -> int:
-        """Fills the buffer with the next bytes, and returns their number."""
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        count = max(min(len(view), self._size - self._place), 0)
-        self._file.seek(self._start + self._place)
-        count = self._file.readinto(view[:count])
-        self._place += count
-        return count
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-        super().close()
 
 
 class SourceVideo:

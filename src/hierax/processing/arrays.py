@@ -13,6 +13,8 @@ from hierax.processing.errors import ImageError
 if TYPE_CHECKING:
     import torch
 
+SHAPES = "[height, width, channels] or [channels, height, width]"
+
 
 def is_tensor(value: object) -> bool:
     """Whether `value` is a torch tensor. Does not import torch."""
@@ -70,9 +72,7 @@ def _to_channels_last(array: np.ndarray, channels: int, *, first_before_last: bo
             raise ImageError(name, f"shape {list(array.shape)}; expected channels as the first or last axis ({wanted})")
         array = np.moveaxis(array, found[0][1], 2)
     else:
-        raise ImageError(
-            name, f"shape {list(array.shape)}; expected [height, width, channels] or [channels, height, width]"
-        )
+        raise ImageError(name, f"shape {list(array.shape)}; expected {SHAPES}")
     return array if array.shape[2] == channels else np.repeat(array, channels, axis=2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast
 import numpy as np
 from PIL import Image
 
-from hierax.processing.arrays import is_tensor, read_array
+from hierax.processing.arrays import SHAPES, is_tensor, read_array
 from hierax.processing.color import bands, orientation, to_gray, to_rgb, upright, upright_array
 from hierax.processing.decode import (
     DEFAULT_MAX_PIXELS,
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 
 ImageInput: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray, "torch.Tensor"]
 """A path, the bytes of a file, a Pillow image, a numpy array or a torch tensor."""
+
+_PER_PIXEL = 16  # bytes: four channels of 32 bits
+_NUMPY = b"\x93NUMPY"
+_NUMPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_UNREADABLE_ARRAY = (ValueError, EOFError, OSError, MemoryError)
 
 
 def load_image(source: ImageInput, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Image.Image:
@@ -137,8 +143,8 @@ def read_values(
     """
     with open_source(source, name=name) as stream, pillow_is_quiet():
         start = stream.read(16)
-        if start.startswith(b"\x93NUMPY"):
-            return _array(stream, name)
+        if start.startswith(_NUMPY):
+            return _array(stream, name, max_pixels)
         if is_tiff(start):
             layout = deep_tiff(stream, name=name)
             if layout is None:
@@ -171,8 +177,8 @@ def stored_dtype(source: ImageInput, *, name: str) -> str:
         raise ImageError(name, f"{type(source).__name__} is not an image")
     with open_source(source, name=name) as stream, pillow_is_quiet():
         start = stream.read(32)
-        if start.startswith(b"\x93NUMPY"):
-            return str(_array(stream, name).dtype)
+        if start.startswith(_NUMPY):
+            return str(_array_header(stream, name)[1])
         if is_tiff(start):
             layout = deep_tiff(stream)
             return "uint8" if layout is None else layout.dtype
@@ -201,16 +207,71 @@ def check_values(picture: Image.Image | np.ndarray, record: Preprocessing, *, na
         )
 
 
-def _array(stream: BinaryIO, name: str) -> np.ndarray:
+def stated_size(stream: BinaryIO, *, name: str, max_pixels: int | None) -> tuple[int, int, int]:
+    """Width and height of an image in pixels, and the number of bytes that its file needs per pixel, at most. They are
+    read from the header alone. For a compressed image, the bytes are those of four channels of 32 bits.
+
+    Raises:
+        ImageError: the file is not an image, or is damaged, or has more than `max_pixels` pixels (None: no limit).
+    """
+    with pillow_is_quiet():
+        start = stream.read(16)
+        if start.startswith(_NUMPY):
+            shape, dtype = _array_header(stream, name)
+            width, height = _check_array(shape, name=name, max_pixels=max_pixels)
+            return width, height, -(-math.prod(shape) * dtype.itemsize // max(width * height, 1))
+        layout = deep_tiff(stream) if is_tiff(start) else None
+        if layout is not None:
+            check_pixels(layout.size, name=name, max_pixels=max_pixels)
+            return *layout.size, max(_PER_PIXEL, sum(layout.bits) // 8)
+        stream.seek(0)
+        image = read_header(stream, name=name, max_pixels=max_pixels)
+        return image.width, image.height, _PER_PIXEL
+
+
+def _array(stream: BinaryIO, name: str, max_pixels: int | None) -> np.ndarray:
     """The array of a `.npy` file."""
+    shape, dtype = _array_header(stream, name)
+    if dtype.kind not in "fiub":
+        raise ImageError(name, f"contains {dtype}; expected an array of numbers")
+    _check_array(shape, name=name, max_pixels=max_pixels)
     stream.seek(0)
     try:
-        array = np.load(stream, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
-        raise ImageError(name, f"not an array that numpy can read: {' '.join(str(error).split())}") from None
-    if array.dtype.kind not in "fiub":
-        raise ImageError(name, f"contains {array.dtype}; expected an array of numbers")
-    return array
+        return np.load(stream, allow_pickle=False)
+    except _UNREADABLE_ARRAY as error:
+        raise _no_array(name, error) from None
+
+
+def _array_header(stream: BinaryIO, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and the dtype of the array of a `.npy` file."""
+    stream.seek(0)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in _NUMPY_HEADERS:
+            raise ValueError(f"version {version} of the format, which is not for numbers")
+        shape, _, dtype = _NUMPY_HEADERS[version](stream)
+    except _UNREADABLE_ARRAY as error:
+        raise _no_array(name, error) from None
+    return shape, dtype
+
+
+def _no_array(name: str, error: Exception) -> ImageError:
+    return ImageError(name, f"not an array that numpy can read: {' '.join(str(error).split())}")
+
+
+def _check_array(shape: tuple[int, ...], *, name: str, max_pixels: int | None) -> tuple[int, int]:
+    """Width and height of an array: its axes without the channels, which are the shortest of three axes. Raises
+    `ImageError` if it is not an image, or has too many pixels.
+    """
+    if len(shape) not in (2, 3):
+        raise ImageError(name, f"shape {list(shape)}; expected {SHAPES}")
+    axes = list(shape)
+    if len(axes) == 3:
+        axes.remove(min(axes))
+    height, width = axes
+    if width * height > 0:
+        check_pixels((width, height), name=name, max_pixels=max_pixels)
+    return width, height
 
 
 def _to_channels(image: Image.Image, channels: int, *, convert: bool, name: str) -> Image.Image | np.ndarray:
