@@ -281,6 +281,17 @@ def by_pattern_of_training(pattern: str) -> list[str]:
     return [os.path.abspath(found.sample(index).name) for index in range(len(found))]
 
 
+def test_a_collection_in_a_subfolder_is_left_out(tmp_path: Path) -> None:
+    for name in ("a.npy", "features/index/part-0000.npy", "features/listings/0000.parquet", "features/manifest.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert expand([tmp_path]) == ([tmp_path / "a.npy"], [])
+    assert by_embed(tmp_path) == [str(tmp_path / "a.npy")]
+    for pattern in ("*", "**", "**/*"):
+        assert by_pattern_of_commands(str(tmp_path / pattern)) == [str(tmp_path / "a.npy")]
+        assert by_pattern_of_embed(str(tmp_path / pattern)) == [str(tmp_path / "a.npy")]
+
+
 @pytest.mark.parametrize("matched", [by_pattern_of_embed, by_pattern_of_commands, by_pattern_of_training])
 @pytest.mark.parametrize("pattern", ["{}/**/*.png", "**/*.png", "./**/*.png", "**/*", "**", "{}/**"])
 def test_a_pattern_names_each_file_once_where_links_lead_back(

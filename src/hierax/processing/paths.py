@@ -1,9 +1,9 @@
 """Finds the files that an input names, and opens files. The rules are the same for every command.
 
 A folder and all its subfolders are searched for files by suffix, in upper or lower case. Files without a suffix, hidden
-files and folders (`.name`), and folders of systems (`__MACOSX`, `@eaDir`) are left out. Links to files and folders are
-followed, except links to a folder that is already being searched. Only regular files are read. A named pipe, socket or
-device is an error, because reading it could wait forever.
+files and folders (`.name`), folders of systems (`__MACOSX`, `@eaDir`) and collections in subfolders are left out. Links
+to files and folders are followed, except links to a folder that is already being searched. Only regular files are read.
+A named pipe, socket or device is an error, because reading it could wait forever.
 """
 
 from __future__ import annotations
@@ -60,11 +60,15 @@ class NotRegularError(ValueError):
 
 def check_no_collection(folder: str | os.PathLike[str]) -> None:
     """Raises `ValueError` if a folder is the output of `hierax embed`, which contains no images."""
-    if all(os.path.exists(os.path.join(folder, name)) for name in _COLLECTION):
+    if _is_collection(folder):
         raise ValueError(
             f"{os.fspath(folder)}: a collection that hierax embed wrote; it contains features, not images; expected "
             "images (hierax search, duplicates, outliers and map read a collection)"
         )
+
+
+def _is_collection(folder: str | os.PathLike[str]) -> bool:
+    return all(os.path.exists(os.path.join(folder, name)) for name in _COLLECTION)
 
 
 def nothing_in(
@@ -132,7 +136,8 @@ def count_left_out(left: LeftOut, name: str) -> None:
 def walk(
     folder: str | os.PathLike[str], *, failed: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yields `folder` and all its subfolders, parents first, each with the sorted names of its visible files.
+    """Yields `folder` and all its subfolders, parents first, each with the sorted names of its visible files. A
+    collection in a subfolder is left out: its tables and arrays are features.
 
     `failed` is called for a folder that cannot be listed; without it, the error is raised.
     """
@@ -142,8 +147,12 @@ def walk(
 
     top = os.fspath(folder)
     for parent, folders, files in os.walk(top, followlinks=True, onerror=failed or fail):
-        folders[:] = sorted(name for name in folders if not is_hidden(name) and not _leads_back(top, parent, name))
+        folders[:] = sorted(name for name in folders if not _is_left_out(top, parent, name))
         yield parent, sorted(name for name in files if not is_hidden(name))
+
+
+def _is_left_out(top: str, parent: str, name: str) -> bool:
+    return is_hidden(name) or _leads_back(top, parent, name) or _is_collection(os.path.join(parent, name))
 
 
 def is_hidden(name: str) -> bool:
@@ -170,7 +179,7 @@ def _leads_back(top: str, parent: str, name: str) -> bool:
 
 
 def matches(pattern: str) -> list[str]:
-    """The files and folders that match a pattern (`*`, `?`, `[…]`, `**`), each once, sorted.
+    """The files and folders that match a pattern (`*`, `?`, `[…]`, `**`), each once, sorted, without collections.
 
     `**` matches the folders that `walk` yields, so a link back to a parent does not give a file twice. (`glob` would
     follow such a link many times.) `**` at the end matches all files in these folders.
@@ -178,7 +187,7 @@ def matches(pattern: str) -> list[str]:
     pattern = pattern.rstrip("/") if pattern.endswith("/**/") or pattern == "**/" else pattern
     front, mark, rest = f"/{pattern}".partition("/**/" if "/**/" in f"/{pattern}" else "/**")
     if not mark or (mark == "/**" and rest):
-        return sorted(glob.glob(pattern))
+        return sorted(path for path in glob.glob(pattern) if not _is_collection(path))
     front = front[1:] if not pattern.startswith("/") else front[1:] or os.sep
     found: set[str] = set()
     for top in glob.glob(front) if front else [os.curdir]:
