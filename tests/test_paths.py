@@ -292,6 +292,15 @@ def test_a_collection_in_a_subfolder_is_left_out(tmp_path: Path) -> None:
         assert by_pattern_of_embed(str(tmp_path / pattern)) == [str(tmp_path / "a.npy")]
 
 
+def test_a_name_that_the_system_refuses_does_not_stop_the_other_inputs(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    found, problems = expand(["b" * 300, tmp_path / "a.jpg"])
+    assert found == [tmp_path / "a.jpg"]
+    assert [(problem.source, problem.problem) for problem in problems] == [
+        ("b" * 300, "cannot be opened (File name too long)")
+    ]
+
+
 @pytest.mark.parametrize("matched", [by_pattern_of_embed, by_pattern_of_commands, by_pattern_of_training])
 @pytest.mark.parametrize("pattern", ["{}/**/*.png", "**/*.png", "./**/*.png", "**/*", "**", "{}/**"])
 def test_a_pattern_names_each_file_once_where_links_lead_back(

@@ -42,6 +42,8 @@ def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[P
             found |= dict.fromkeys(_matching_files(os.fspath(given), problems, clips=clips))
         except ImageError as error:  # noqa: PERF203  (the other inputs are still used)
             problems.append(error)
+        except OSError as error:  # for example, a name that is too long, or a folder that may not be entered
+            problems.append(ImageError(os.fspath(given), f"cannot be opened ({error.strerror or error})"))
     return list(found), problems
 
 
