@@ -123,6 +123,28 @@ def test_a_parquet_file_with_paths_is_a_list_and_one_with_images_a_table(here: P
     assert contents("table.parquet") == [png(1), png(2)]
 
 
+@pytest.mark.parametrize("name", ["T.PARQUET", "a [1].parquet", "a*.parquet", "d [v2]/t.parquet"])
+def test_a_table_is_read_whatever_its_name(here: Path, name: str) -> None:
+    other = pa.table({"image": [{"bytes": png(7), "path": None}]})
+    for path in ("a1.parquet", "a 1.parquet"):  # which a pattern would match
+        pq.write_table(other, path)
+    Path(name).parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"image": [{"bytes": png(level), "path": None} for level in (1, 2)]}), name)
+    assert contents(name) == [png(1), png(2)]
+
+
+@pytest.mark.parametrize("name", ["s.tar", "t.parquet"])
+def test_a_shard_or_table_whose_path_is_no_text_is_named(here: Path, name: str) -> None:
+    folder = os.fsdecode(b"caf\xe9")
+    os.mkdir(folder)
+    with tarfile.open(os.path.join(folder, "s.tar"), "w") as shard:
+        shard.add("p/b.png")
+    with open(os.path.join(folder, "t.parquet"), "wb") as file:
+        pq.write_table(pa.table({"image": [{"bytes": png(), "path": None}]}), file)
+    with pytest.raises(ValueError, match=rf"caf\\xe9/{name}: its path is not valid UTF-8; rename it"):
+        paths(os.path.join(folder, name))
+
+
 def test_members_of_tar_shards_are_read_by_their_place(here: Path) -> None:
     with tarfile.open("s.tar", "w") as shard:
         for name, content in (("1.png", png(1)), ("1.cls", b"0"), ("sub/2.png", png(2))):

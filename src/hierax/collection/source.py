@@ -77,7 +77,7 @@ def _table(container: str) -> TableDataset:
     """A split of a table. Each process opens it once."""
     name, _, rest = container.rpartition("#")
     split, _, column = rest.partition(_COLUMN)
-    files = [Path(name)] if name.endswith(".parquet") else []
+    files = [Path(name)] if name.lower().endswith(".parquet") else []
     return open_tables(name, files, labels=False, columns={"path": unquote(column)} if column else None)[split]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,7 +110,7 @@ def _load(datasets: Any, source: str, files: Sequence[Path]) -> Any:
     with _without_bars(datasets):
         if not files:
             return datasets.load_from_disk(source)
-        parts = {split: [str(file) for file in part] for split, part in by_split(files).items()}
+        parts = {split: [glob.escape(str(file)) for file in part] for split, part in by_split(files).items()}
         return datasets.load_dataset("parquet", data_files=parts)
 
 

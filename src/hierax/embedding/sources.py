@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from hierax.collection.source import Source, table_split
-from hierax.collection.store import arrow
+from hierax.collection.store import arrow, path_text
 from hierax.collection.urls import check_client, urls_at
 from hierax.data.file_lists import is_list_of_files, listed_paths, resolve_entry
 from hierax.data.list_rows import EmptyList
@@ -247,14 +247,23 @@ def _files_below(folder: str, suffixes: Collection[str], left: LeftOut | None = 
 def _of_file(path: str, kinds: _Kinds) -> Iterator[Source]:
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".tar":
+        _check_name(path)
         for member in members_of(Path(path), kinds.left, videos=kinds.videos):
             yield Source(f"{path}::{member.name}", "tar", path, member.offset, member.size)
     elif suffix in _LISTS or (suffix == ".parquet" and _is_list(path, kinds)):
         yield from _of_list(path, kinds)
     elif suffix == ".parquet":
+        _check_name(path)
         yield from _rows_of_tables(path, [Path(path)], kinds)
     else:
         yield Source(path)
+
+
+def _check_name(path: str) -> None:
+    """Raises `ValueError` if the path of a shard or table is not valid text: listings store it as text."""
+    shown = path_text(path)
+    if shown != path:
+        raise ValueError(f"{shown}: its path is not valid UTF-8; rename it (only images may have such a path)")
 
 
 def _is_list(path: str, kinds: _Kinds) -> bool:
