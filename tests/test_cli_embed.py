@@ -44,6 +44,15 @@ def test_what_a_collection_knows_need_not_be_said_again(run: Run, classifier_fol
     assert run("embed", "-o", "out", "--update", *FAST)[:2] == (0, "3 rows in out (1 gone)\n")
 
 
+def test_an_update_that_only_marks_deleted_images_says_so(run: Run, classifier_folder: str) -> None:
+    run("embed", "b", "-o", "out", "--model", classifier_folder, *FAST)
+    Path("b/cat.jpg").unlink()
+    code, out, err = run("embed", "-o", "out", "--update", *FAST)
+    assert (code, out) == (0, "2 rows in out (1 gone)\n")
+    assert err.endswith("hierax: 1 image marked as gone; no other changes\n")
+    assert run("embed", "-o", "out", "--update", *FAST)[2].endswith("hierax: no changes\n")
+
+
 def test_size_and_precision_of_a_collection_need_not_be_said_again(run: Run, classifier_folder: str) -> None:
     made = ("embed", "a", "-o", "out", "--model", classifier_folder, "--workers", "0")
     run(*made, "--precision", "fp32", "--backend", "torch", "--size", "96", "--layer", "stage2", "--layer", "stage2")

@@ -30,6 +30,8 @@ from hierax.cli.terminal import UserError
 from hierax.console import ProgressDisplay, quantity, say, tell
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hierax.collection.store import Manifest
     from hierax.embedding import FeatureExtractor
     from hierax.embedding.run import EmbedReport, Progress
@@ -132,6 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.output)
     begin(arguments.sources, folder, workers=arguments.workers, ray=arguments.ray)
     before = Manifest.read(folder) if (folder / MANIFEST).exists() else None
+    gone = _count_gone(folder) if before and arguments.update else 0
     model = arguments.model or (before.named(folder) if before else FEMTO)
     if before is None and not arguments.sources:
         raise UserError(f"{folder} is a new collection; expected SOURCE, the images to embed")
@@ -162,7 +165,14 @@ def run(arguments: argparse.Namespace) -> int:
             on_stop=lambda: _say_stop(unit),
             on_wait=lambda owner: say(f"{owner} is writing the contents of {folder}; waiting for it"),
         )
-    return _tell(report, unit, as_json=arguments.json, update=arguments.update)
+    return _tell(report, unit, arguments, gone=report.gone - gone)
+
+
+def _count_gone(folder: Path) -> int:
+    """The number of rows of a collection that updates have marked as gone."""
+    from hierax.collection.store import GONE, read_texts, shards
+
+    return sum(read_texts(shard, "status")[0].count(GONE) for shard in shards(folder))
 
 
 def _extractor(arguments: argparse.Namespace, model: str, before: Manifest | None, *, device: str) -> FeatureExtractor:
@@ -193,8 +203,9 @@ def _say_model(model: str, extractor: FeatureExtractor) -> None:
         say(f"{model}: {what}. A {better} may be better")
 
 
-def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int:
-    if as_json:
+def _tell(report: EmbedReport, unit: str, arguments: argparse.Namespace, *, gone: int) -> int:
+    """Writes the result; returns the exit code. `gone` is the number of rows that this update has marked as gone."""
+    if arguments.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
         marked = [
@@ -217,7 +228,8 @@ def _tell(report: EmbedReport, unit: str, *, as_json: bool, update: bool) -> int
     if report.pending:
         say(f"{left} left, for other shards")
     elif not report.done:
-        say("no changes" if update else f"already complete; use --update to pick up {CHANGES}")
+        nothing = f"{quantity(gone, unit)} marked as gone; no other changes" if gone else "no changes"
+        say(nothing if arguments.update else f"already complete; use --update to pick up {CHANGES}")
     return 0 if not report.errors else 3 if report.rows else 2
 
 
