@@ -44,6 +44,13 @@ def test_what_a_collection_knows_need_not_be_said_again(run: Run, classifier_fol
     assert run("embed", "-o", "out", "--update", *FAST)[:2] == (0, "3 rows in out (1 gone)\n")
 
 
+def test_another_batch_size_of_a_collection_is_not_used_and_says_so(run: Run, classifier_folder: str) -> None:
+    line = ("embed", "b", "-o", "out", "--model", classifier_folder, *FAST)
+    assert "--batch-size" not in run(*line, "--batch-size", "2")[2]
+    assert "--batch-size" not in run(*line, "--batch-size", "2")[2]
+    assert "hierax: --batch-size is not used: out was started with 2, and every" in run(*line, "--batch-size", "8")[2]
+
+
 def test_an_update_that_only_marks_deleted_images_says_so(run: Run, classifier_folder: str) -> None:
     run("embed", "b", "-o", "out", "--model", classifier_folder, *FAST)
     Path("b/cat.jpg").unlink()

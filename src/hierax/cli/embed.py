@@ -143,6 +143,8 @@ def run(arguments: argparse.Namespace) -> int:
     _say_model(model, extractor)
     unit = "image" if extractor.record.num_frames is None else "segment"
     batch = arguments.batch_size or (32 if unit == "image" else 4)
+    if before and arguments.batch_size not in (None, before.batch):
+        say(f"--batch-size is not used: {folder} was started with {before.batch}, and every batch must be the same")
     heading = f"{extractor.precision}, {extractor.engine.backend}"
     # Ray prints the messages of its workers to stdout, where only results belong
     aside = contextlib.redirect_stdout(sys.stderr) if arguments.ray else contextlib.nullcontext()
