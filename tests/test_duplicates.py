@@ -354,6 +354,7 @@ def test_in_a_large_collection_neighbors_are_sought_among_some_rows(tmp_path: Pa
 
 def test_few_rows_have_few_neighbors(tmp_path: Path) -> None:
     assert len(outliers(collection(tmp_path / "three", noise(3)), 100)) == 3
+    assert len(outliers(tmp_path / "three", 10**15, k=10**9)) == 3  # needs no memory for rows that are not there
     assert outliers(collection(tmp_path / "none", noise(0))) == []
     with pytest.raises(ValueError, match="k is 0"):
         outliers(tmp_path / "three", k=0)

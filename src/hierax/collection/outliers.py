@@ -81,6 +81,7 @@ def outliers(
             on_progress(done, len(index))
     scores = np.concatenate(parts)
     order = np.lexsort((np.arange(len(scores)), -scores))
+    count = min(count, len(scores))
     copies = np.zeros(count, np.int64)
     order = order[:count] if alike is None else _without_copies(index, order, count, alike, copies)
     named = zip(index.names(order), scores[order].tolist(), copies.tolist(), strict=False)
@@ -89,18 +90,19 @@ def outliers(
 
 def _without_copies(index: Index, order: np.ndarray, count: int, alike: float, copies: np.ndarray) -> np.ndarray:
     """The first `count` rows in this order, without near copies of earlier rows. Counts the copies in `copies`."""
-    selected, vectors = np.zeros(0, np.int64), np.zeros((0, index.column.width), np.float32)
+    rows, vectors, found = np.zeros(count, np.int64), np.zeros((count, index.column.width), np.float32), 0
     for start in range(0, len(order), _BLOCK):
         block = order[start : start + _BLOCK]
         for row, vector in zip(block.tolist(), index.take(block), strict=True):
-            like = np.flatnonzero(vectors @ vector >= alike)
+            like = np.flatnonzero(vectors[:found] @ vector >= alike)
             if len(like):
                 copies[like[0]] += 1
-            elif len(selected) == count:
-                return selected
+            elif found == count:
+                return rows
             else:
-                selected, vectors = np.append(selected, row), np.concatenate([vectors, vector[None]])
-    return selected
+                rows[found], vectors[found] = row, vector
+                found += 1
+    return rows[:found]
 
 
 def _scores(index: Index, k: int, references: int) -> Iterator[np.ndarray]:
