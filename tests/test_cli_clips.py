@@ -80,6 +80,11 @@ def test_moving_reconstructions_have_captions_and_a_strip(run: Run, tmp_path: Pa
     with Image.open(tmp_path / "made.gif") as moving:
         assert moving.n_frames == 4  # type: ignore[attr-defined]
         assert captions_of(moving, (moving.height - 60, moving.height))
+    (tmp_path / "made.gif").unlink()
+    (tmp_path / "made-strip.png").write_bytes(b"mine")
+    code, _, err = run("reconstruct", "a.mp4", "-o", "made.gif", "--model", clip_mae)
+    assert (code, "made-strip.png would be replaced" in err) == (2, True)
+    assert (tmp_path / "made-strip.png").read_bytes() == b"mine"
 
 
 def test_reconstructions_of_clips_have_the_columns_of_those_of_images(clip_mae: str, tmp_path: Path) -> None:

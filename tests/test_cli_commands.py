@@ -16,6 +16,7 @@ import hierax
 from hierax.predict.classify import classify
 from hierax.predict.features import features
 from hierax.predict.reconstruct import draw_keep, reconstruct
+from hierax.viz.sheets import Tile, sheet
 from small import image_config
 
 if TYPE_CHECKING:
@@ -214,6 +215,32 @@ def test_reconstruct_names_the_sizes_that_it_takes(run: Run, mae_folder: str) ->
     code, _, err = run("reconstruct", "a", "-o", "out.png", "--model", mae_folder, "--size", "100")
     assert code == 2
     assert "multiples of 32x32" in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "most"),
+    [
+        (".webp", 26, "25 rows; .png has up to 1,000"),
+        (".jpg", 101, "100 rows; .png has up to 1,000"),
+        (".png", 1001, "1,000 rows"),
+    ],
+)
+def test_more_rows_than_an_image_can_have_are_refused_before_the_work(
+    run: Run, mae_folder: str, kind: str, count: int, most: str
+) -> None:
+    for number in range(count):
+        Path(f"a/{number}.png").write_bytes(b"")
+    Path("a/cat.jpg").unlink()
+    code, _, err = run("reconstruct", "a", "-o", f"out{kind}", "--model", mae_folder)
+    assert err == f"hierax: --output out{kind}: {count:,} images; a {kind} file has at most {most}\n"
+    assert (code, Path(f"out{kind}").exists()) == (2, False)
+
+
+def test_as_many_rows_as_are_allowed_fit_into_a_webp(tmp_path: Path) -> None:
+    tile = Tile(
+        Image.new("RGB", (512, 512)), "a name that is long " * 4, "a note that is long enough for two lines " * 2
+    )
+    sheet([[tile]] * 25, heading="Masked reconstruction", note="model").save(tmp_path / "out.webp")
 
 
 @pytest.mark.parametrize(

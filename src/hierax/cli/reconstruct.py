@@ -15,6 +15,8 @@ from hierax.console import progress, tell
 from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hierax.viz.animation import Animation
     from hierax.viz.sheets import Tile
 
@@ -31,6 +33,8 @@ An MAE model for videos reconstructs videos (needs PyAV: pip install 'av>=17.1')
 In Python: hierax.reconstruct."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _MOVING = (".gif", ".png", ".webp")
+_MOST_ROWS = {".webp": 25, ".jpg": 100, ".jpeg": 100, ".gif": 100, ".png": 1000}
+"""The number of rows that fit into one image: WebP has at most 16,383 rows of pixels, JPEG and GIF 65,535."""
 
 
 def _ratio(text: str) -> float:
@@ -78,8 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = FoundModel(arguments.model)
     video = model.takes_clips
     paths, problems = expand(arguments.images, clips=video)
-    _check_output(arguments, video=video)
-    check_no_input([arguments.output], paths)
+    _check_output(arguments, len(paths), video=video)
+    check_no_input(_outputs(arguments.output, video=video), paths)
     tally = Tally()
     for problem in problems:
         tally.add(problem)
@@ -104,12 +108,22 @@ def run(arguments: argparse.Namespace) -> int:
     return tally.end()
 
 
-def _check_output(arguments: argparse.Namespace, *, video: bool) -> None:
-    allowed = _MOVING if video else _SUFFIXES
-    if arguments.output.suffix.lower() not in allowed:
-        what = "videos" if video else "images"
-        raise UserError(f"--output {arguments.output}: for {what}, expected one of {', '.join(allowed)}")
-    check_output(arguments.output, overwrite=arguments.overwrite)
+def _outputs(output: Path, *, video: bool) -> list[Path]:
+    """The files that are written: for videos also a strip of all frames."""
+    return [output, output.with_name(f"{output.stem}-strip.png")] if video else [output]
+
+
+def _check_output(arguments: argparse.Namespace, count: int, *, video: bool) -> None:
+    """Checks the files that are written for `count` images or videos, before the work starts."""
+    output, what = arguments.output, "videos" if video else "images"
+    kind, allowed = output.suffix.lower(), _MOVING if video else _SUFFIXES
+    if kind not in allowed:
+        raise UserError(f"--output {output}: for {what}, expected one of {', '.join(allowed)}")
+    if count > (most := _MOST_ROWS[kind]):
+        larger = "" if kind == ".png" else f"; .png has up to {_MOST_ROWS['.png']:,}"
+        raise UserError(f"--output {output}: {count:,} {what}; a {kind} file has at most {most:,} rows{larger}")
+    for path in _outputs(output, video=video):
+        check_output(path, overwrite=arguments.overwrite)
 
 
 def _write(rows: list[tuple[Tile, ...]], clips: list[Animation], arguments: argparse.Namespace) -> None:
@@ -120,7 +134,7 @@ def _write(rows: list[tuple[Tile, ...]], clips: list[Animation], arguments: argp
     (model,) = drawable_names([str(arguments.model)], kind="model")
     heading, note = "Masked reconstruction", f"{model}, seed {arguments.seed}"
     if clips:
-        strip = arguments.output.with_name(f"{arguments.output.stem}-strip.png")
+        _, strip = _outputs(arguments.output, video=True)
         write_animation(clips, arguments.output, heading=heading, note=note)
         write_strip(clips, strip, heading=heading, note=note)
         tell(f"wrote {arguments.output} and {strip}: {len(clips)} {'video' if len(clips) == 1 else 'videos'}")
