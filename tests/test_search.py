@@ -14,6 +14,7 @@ from collections_of import collection, noise, unit
 from hierax.cli import search as command
 from hierax.collection.source import Source
 from hierax.collection.store import CollectionError, source_id
+from hierax.notices import Notice
 
 VECTORS = noise(230)
 
@@ -99,6 +100,17 @@ def test_a_picture_finds_its_like_with_the_model_that_made_the_collection(
     line = capsys.readouterr().out.splitlines()[1]
     assert line.endswith("pictures/0.png")
     assert float(line.split()[0]) > 0.9999
+
+
+@pytest.mark.parametrize("query", ["pictures/1.png", "pictures"])
+def test_a_file_that_has_changed_is_embedded_again(real: Path, tmp_path: Path, query: str) -> None:
+    shutil.copy(tmp_path / "again.png", tmp_path / "pictures" / "1.png")
+    with pytest.warns(Notice, match=r"pictures/1.png has changed since it was embedded$"):
+        found = indexing.search(real, str(tmp_path / query), top_k=5, device="cpu")
+    hits = next(result.hits for result in found if result.query.endswith("1.png"))
+    assert (Path(hits[0].path).name, round(hits[0].score, 4)) == ("0.png", 1.0)
+    assert [result.query.endswith("1.png") for result in found].count(True) == 1
+    assert source_id(str(tmp_path / "pictures" / "1.png")) not in [hit.id for hit in hits]
 
 
 def test_a_picture_is_not_searched_for_with_another_model(real: Path, tmp_path: Path, mae: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hierax.collection.store import Manifest
 from hierax.embedding.cards import HitImages
+from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.processing.inputs import expand
 from hierax.reprs.markup import html_repr
@@ -130,7 +131,8 @@ def search(
     Args:
         folder: the folder of one or several collections, or a `hierax.Index` that is open.
         queries: ids or paths of rows; otherwise images, folders or patterns (videos for a collection of videos). A row
-            of the collection needs no model, and is not among its own hits.
+            of the collection needs no model, and is not among its own hits. A file that has changed since it was
+            embedded is embedded again, for this search only.
         top_k: number of hits per query.
         column: name of the column of vectors; None: the first.
         threshold: minimum cosine similarity.
@@ -173,14 +175,13 @@ def _search(
     max_pixels: int | None,
     on_progress: Callable[[int, int], object] | None,
 ) -> list[SearchResult]:
-    import numpy as np
-
     named, problems = _resolve_queries(index, queries)
     results = [SearchResult(problem.source, error=problem) for problem in problems]
     rows = {name: row for name, row in named.items() if isinstance(row, int)}
     numbers = np.array(list(rows.values()), np.int64)
     vectors, own = index.take(numbers), dict(zip(rows, (row.id for row in index.names(numbers)), strict=True))
     names, sources = list(rows), {name: row for name, row in named.items() if not isinstance(row, int)}
+    own |= {name: source.id for name, source in sources.items()}  # a changed file still has its former row
     if sources:
         embedded, read, unread = _embed(
             index, sources, model=model, device=device, max_pixels=max_pixels, on_progress=on_progress
@@ -189,7 +190,7 @@ def _search(
         vectors, names = np.concatenate([vectors, embedded]), [*names, *read]
     if not names:
         return results
-    found = index.search(vectors, top_k + bool(rows), threshold=threshold, approximate=approximate)
+    found = index.search(vectors, top_k + 1, threshold=threshold, approximate=approximate)
     hits = {
         name: tuple(hit for hit in some if hit.id != own.get(name))[:top_k]
         for name, some in zip(names, found, strict=True)
@@ -206,20 +207,46 @@ def _resolve_queries(index: Index, queries: Sequence[str]) -> tuple[dict[str, in
     clips = has_windows(index.manifest)
     rows = index.find(name for query in queries for name in (query, _path_of(query)))
     found: dict[str, int | None] = {query: rows.get(query, rows.get(_path_of(query))) for query in queries}
+    named_files = {query: row for query, row in found.items() if row is not None and os.path.isfile(query)}
+    found |= dict.fromkeys(_changed(index, named_files))
     files = {query: expand([query], clips=clips) for query, row in found.items() if row is None}
     sources = {str(path): Source(os.path.abspath(path)) for paths, _ in files.values() for path in paths}
     if clips:
         sources = _windows(index, sources)
     below = index.find(_path_of(name) for name in sources)
+    again = _changed(index, below)
+    below = {path: row for path, row in below.items() if path not in again}
+    if again:
+        one, many = again[0], f"{len(again):,} files, such as {again[0]}, have changed since they were embedded"
+        notify(f"{one} has changed since it was embedded" if len(again) == 1 else many)
+    parts: dict[str, list[str]] = {}  # the names of each file: its own, or those of its segments
+    for name in sources:
+        parts.setdefault(name.rpartition(MARK)[0] if clips else name, []).append(name)
     named: dict[str, int | Source] = {}
     for query, row in found.items():
         if row is not None:
             named[query] = row
             continue
-        given = [str(path) for path in files[query][0]]
-        chosen = [name for name in sources if name in given or (clips and name.rpartition(MARK)[0] in given)]
+        chosen = [name for path in files[query][0] for name in parts.get(str(path), ())]
         named |= {name: below.get(_path_of(name), sources[name]) for name in chosen}
     return named, [_add_advice(problem) for _, problems in files.values() for problem in problems]
+
+
+def _changed(index: Index, rows: dict[str, int]) -> list[str]:
+    """The paths, among the names of rows, whose files no longer have the bytes that were embedded. If a file cannot be
+    read, its row is used as it is.
+    """
+    from hierax.collection.source import Source
+    from hierax.collection.store import MARK
+    from hierax.embedding.update import digest_of
+
+    found = []
+    for name, info in zip(rows, index.names(np.array(list(rows.values()), np.int64)), strict=True):
+        window = -1 if info.start is None else 0
+        if os.path.isfile(name if window < 0 else name.rpartition(MARK)[0]):
+            digest = digest_of(Source(os.path.abspath(name), window=window))
+            found += [name] if digest not in ("", info.hash) else []
+    return found
 
 
 def _add_advice(problem: ImageError) -> ImageError:
@@ -266,9 +293,6 @@ def _embed(
     max_pixels: int | None,
     on_progress: Callable[[int, int], object] | None,
 ) -> tuple[np.ndarray, list[str], list[SearchResult]]:
-    import numpy as np
-
-    from hierax.embedding.search import embed_queries
     from hierax.processing import ImageError
 
     vectors, problems = embed_queries(

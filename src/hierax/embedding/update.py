@@ -66,7 +66,7 @@ def changed_sources(folder: Path, manifest: Manifest, sources: Iterable[Source])
             closed += [source.path for source in chunk if source.kind == "file" and os.path.isdir(source.path)]
             old = [source for source in chunk if source.id in known]
             files = {source.name: source for source in old}  # one window of each video, so that the video is read once
-            digests = dict(zip(files, pool.map(_digest, files.values()), strict=True))
+            digests = dict(zip(files, pool.map(digest_of, files.values()), strict=True))
             changed = [s for s in chunk if s.id not in known or digests[s.name] != known[s.id]]
             found += [source for source in changed if source.id not in waiting]
     seen |= _below(closed, folder)
@@ -117,7 +117,8 @@ def _chunks(sources: Iterable[Source]) -> Iterable[list[Source]]:
         yield chunk
 
 
-def _digest(source: Source) -> str:
+def digest_of(source: Source) -> str:
+    """The hash of the bytes of a source; "" if it cannot be read."""
     try:
         return file_hash(source) if source.window >= 0 else content_hash(as_bytes(source.read(max_pixels=None)))
     except Exception:  # for example, an unreadable source: when its block is computed, the reason is stored
