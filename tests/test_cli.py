@@ -144,6 +144,17 @@ def test_pictures_for_a_model_of_clips_are_refused(run: Run, clips: str, command
     assert "takes clips" in err
 
 
+def test_a_video_beside_images_does_not_stop_them(run: Run, classifier_folder: str) -> None:
+    Path("a/IMG_2.MOV").write_bytes(b"")
+    code, out, err = run("classify", "a/IMG_2.MOV", "a/cat.jpg", "--model", classifier_folder, "--json")
+    assert (code, [json.loads(line)["path"] for line in out.splitlines()]) == (3, ["a/IMG_2.MOV", "a/cat.jpg"])
+    assert "a/IMG_2.MOV: a video, and this model takes images\n" in err
+    code, out, err = run("classify", "a/*", "--model", classifier_folder, "--json")
+    assert (code, len(out.splitlines())) == (3, 2)
+    code, out, err = run("classify", "a/IMG_2.MOV", "--model", classifier_folder)  # alone, with advice
+    assert (code, out, "takes clips" in err) == (2, "", True)
+
+
 @pytest.mark.parametrize("command", ["classify a/cat.jpg", "features a -o f", "reconstruct a -o r.png"])
 @pytest.mark.parametrize(
     ("device", "said"),

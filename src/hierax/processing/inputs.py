@@ -31,7 +31,8 @@ def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[P
     sorted.
 
     Returns:
-        The files, each once, in the order of the inputs; and an error for each input that matches no file.
+        The files, each once, in the order of the inputs; and an error for each input that matches no file. Of images
+        and videos together, those of the other kind are errors too.
     """
     from hierax.processing import ImageError
 
@@ -44,7 +45,23 @@ def expand(inputs: Sequence[str | Path], *, clips: bool = False) -> tuple[list[P
             problems.append(error)
         except OSError as error:  # for example, a name that is too long, or a folder that may not be entered
             problems.append(ImageError(os.fspath(given), f"cannot be opened ({error.strerror or error})"))
-    return list(found), problems
+    return _of_kind(list(found), problems, clips=clips), problems
+
+
+def _of_kind(files: list[Path], problems: list[ImageError], *, clips: bool) -> list[Path]:
+    """The files without videos, or with `clips` without images, if there are others: a video beside images, as a shell
+    expands `DCIM/*`, does not stop them. Suffixes tell the kind.
+    """
+    from hierax.processing import ImageError
+    from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+    others = IMAGE_SUFFIXES if clips else VIDEO_SUFFIXES
+    right = [path for path in files if path.suffix.lower() not in others]
+    if not right or len(right) == len(files):
+        return files
+    text = "an image, and this model takes clips" if clips else "a video, and this model takes images"
+    problems += [ImageError(str(path), text) for path in files if path.suffix.lower() in others]
+    return right
 
 
 def _matching_files(given: str, problems: list[ImageError], *, clips: bool) -> list[Path]:
