@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 import hierax.collection.urls as urls
 from hierax import HieraModel
@@ -28,6 +29,7 @@ from hierax.collection import content
 from hierax.collection.content import read_file, read_member
 from hierax.collection.source import Source
 from hierax.embedding import FeatureExtractor, embed
+from hierax.embedding.decode import Decoder
 from hierax.embedding.processes import Pool, ProcessDied
 from hierax.embedding.sources import list_sources
 from hierax.notices import Notice
@@ -264,6 +266,21 @@ def test_large_files_of_every_kind_are_read_whole_also_from_a_shard(
     assert read_member(str(tmp_path / "a.tar"), place.offset_data, place.size) == whole
     with pytest.raises(ValueError, match="larger than --max-pixels 599"):
         read_file(str(file), max_pixels=599)
+
+
+def test_an_image_for_which_memory_was_missing_is_tried_again_by_an_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(image: Image.Image) -> None:
+        raise MemoryError
+
+    decoder = Decoder(RECORD)
+    out = np.zeros((decoder.record.num_channels, *decoder.shape), np.uint8)
+    source = Source(str(write(tmp_path / "a.png", png())))
+    assert decoder(source, out).hash
+    monkeypatch.setattr(PngImageFile, "load", full)
+    item = decoder(source, out)
+    assert (item.error, item.hash) == ("not enough memory for 40 x 30 pixels", "")  # a hash would stop the update
 
 
 def write(path: Path, content: bytes) -> Path:

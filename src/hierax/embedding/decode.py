@@ -111,7 +111,8 @@ def failed_item(source: Source, digest: str, error: Exception) -> Item:
 
     If memory was insufficient or the read was refused, it has no hash, so that an update tries the source again.
     """
-    return Item(source, "" if isinstance(error, (MemoryError, RefusedError)) else digest, error=reason_of(error))
+    no_memory = any(isinstance(one, MemoryError) for one in (error, error.__cause__, error.__context__))
+    return Item(source, "" if no_memory or isinstance(error, RefusedError) else digest, error=reason_of(error))
 
 
 def reason_of(error: BaseException) -> str:
