@@ -33,7 +33,7 @@ def demo(
     """A sheet of photos: labels, feature maps, masked reconstruction, and nearest neighbors in the bundled gallery.
 
     Args:
-        images: paths; None for the bundled photos.
+        images: the photos with their names; None for the bundled photos.
         seed: seed of the random masks; each photo gets another mask.
         tell: a function that is called with each line of text: the model, then each photo with its labels.
     """

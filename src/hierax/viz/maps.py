@@ -94,12 +94,3 @@ def pca_image(feature_map: np.ndarray | Tensor, *, stride: Sequence[int], size: 
     """
     colors = robust_scale(principal_components(feature_map))
     return Image.fromarray(enlarge(np.rint(colors * 255).astype(np.uint8), stride=stride, size=size))
-
-
-# -- mask units and attention -------------------------------------------------------------------------------------
-
-
-# -- reconstructions ----------------------------------------------------------------------------------------------
-
-
-# -- sheets -------------------------------------------------------------------------------------------------------
