@@ -59,6 +59,15 @@ def test_a_wrong_line_is_answered_by_what_was_meant(run: Run, line: str, said: s
     assert said in err
 
 
+def test_files_may_stand_before_and_after_options(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("classify", "a.jpg", "--json", "b.jpg", "--top-k", "2", "c.jpg")
+    assert (code, [line.partition('",')[0] for line in out.splitlines()]) == (
+        2,
+        ['{"path": "a.jpg', '{"path": "b.jpg', '{"path": "c.jpg'],
+    )
+
+
 def test_a_file_that_begins_with_a_dash_is_told_from_an_option(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

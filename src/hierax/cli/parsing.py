@@ -107,7 +107,7 @@ def parse(
     """Parses a command line.
 
     argparse leaves positional arguments over if they follow an option. Here they are added to `settings` if the command
-    has settings, else to its optional positional arguments.
+    has settings, else to its optional positional arguments, or to those that it takes any number of.
 
     Raises:
         SystemExit: help was requested, or the arguments are wrong and an error was written.
@@ -132,11 +132,16 @@ def parse(
 def _fill_positionals(
     command: argparse.ArgumentParser, arguments: argparse.Namespace, rest: Sequence[str]
 ) -> list[str]:
-    """Assigns the remaining words to optional positional arguments without a value; returns the words that are left."""
+    """Assigns the remaining words to optional positional arguments without a value, or to the one that takes any number
+    (`classify a.jpg --json b.jpg`); returns the words that are left.
+    """
     words = [text for text in rest if not text.startswith("-")]
     for action in command._get_positional_actions():
         if words and action.nargs == "?" and getattr(arguments, action.dest) == action.default:
             setattr(arguments, action.dest, words.pop(0))
+        elif words and action.nargs in ("+", "*"):
+            setattr(arguments, action.dest, [*(getattr(arguments, action.dest) or ()), *words])
+            words = []
     return [*(text for text in rest if text.startswith("-")), *words]
 
 
