@@ -133,6 +133,12 @@ def test_a_table_is_read_whatever_its_name(here: Path, name: str) -> None:
     assert contents(name) == [png(1), png(2)]
 
 
+def test_a_table_that_was_written_again_is_opened_again(here: Path) -> None:
+    for levels in ((1, 2), (3, 4, 5)):
+        pq.write_table(pa.table({"image": [{"bytes": png(level), "path": None} for level in levels]}), "t.parquet")
+        assert contents("t.parquet") == [png(level) for level in levels]
+
+
 @pytest.mark.parametrize("name", ["s.tar", "t.parquet"])
 def test_a_shard_or_table_whose_path_is_no_text_is_named(here: Path, name: str) -> None:
     folder = os.fsdecode(b"caf\xe9")

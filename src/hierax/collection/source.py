@@ -72,9 +72,17 @@ class Source:
         return read_file(self.path, max_pixels=max_pixels)
 
 
-@lru_cache(maxsize=8)
 def _table(container: str) -> TableDataset:
-    """A split of a table. Each process opens it once."""
+    """A split of a table. Each process opens it once, and again after it has changed."""
+    try:
+        facts = os.stat(container.rpartition("#")[0])
+    except OSError:  # a table of the Hub
+        return _opened_table(container)
+    return _opened_table(container, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _opened_table(container: str, *_: int) -> TableDataset:
     name, _, rest = container.rpartition("#")
     split, _, column = rest.partition(_COLUMN)
     files = [Path(name)] if name.lower().endswith(".parquet") else []
