@@ -5,20 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 import hierax
+from hierax.predict.classify import Classification
 from hierax.predict.features import output_names
 from hierax.predict.inputs import stream
 from hierax.predict.predictor import open_predictor, record_at
-from hierax.predict.tables import write_table
+from hierax.predict.tables import SUFFIXES, write_table
 from hierax.processing import ImageError, Preprocessing
 
 if TYPE_CHECKING:
@@ -206,6 +209,16 @@ def test_json_lines_and_parquet_hold_the_same(run: Run, classifier_folder: str) 
     first = json.loads(out.splitlines()[0])["predictions"][0]
     assert (good["label"], good["probability"]) == (first["label"], first["probability"])
     assert (bad["path"], bad["label"]) == ("notes.txt", None)
+
+
+def test_names_that_are_no_text_are_written_in_every_format(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    error = ImageError(name, f"no such file; it is a link to {name}")
+    for kind in SUFFIXES:
+        write_table([Classification(Path(name), error=error)], tmp_path / f"labels{kind}")
+    (row,) = pq.read_table(tmp_path / "labels.parquet").to_pylist()
+    assert (row["path"], row["error"]) == (r"caf\xe9.jpg", r"no such file; it is a link to caf\xe9.jpg")
+    assert (tmp_path / "labels.csv").read_bytes().endswith(b",,,no such file; it is a link to caf\xe9.jpg\r\n")
 
 
 @pytest.mark.parametrize(("name", "said"), [("labels.txt", "is not the name of a table"), ("x.csv", "is a folder")])

@@ -86,6 +86,8 @@ def _write_parquet(results: Sequence[Classification], path: Path) -> None:
     names = columns(results)
     kinds = [pa.float64() if name.startswith("probability") else pa.string() for name in names]
     rows = [row(result) for result in results]
-    for one in rows:  # a file name may contain bytes that are not valid text
-        one["path"] = os.fsencode(one["path"]).decode("utf-8", "backslashreplace")
+    for one in rows:  # a file name, also in an error, may contain bytes that are not valid text
+        for name in ("path", "error"):
+            if name in one:
+                one[name] = os.fsencode(one[name]).decode("utf-8", "backslashreplace")
     parquet.write_table(pa.Table.from_pylist(rows, pa.schema(list(zip(names, kinds, strict=True)))), path)
