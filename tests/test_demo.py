@@ -15,7 +15,8 @@ from PIL import Image, ImageChops
 import hierax
 from hierax.checkpoint.bundled import bundled_metrics
 from hierax.checkpoint.records import list_checkpoints
-from hierax.cli.demo import next_steps
+from hierax.cli.demo import _open_photos, next_steps
+from hierax.cli.terminal import Tally
 from hierax.demo.answers import answers_for, probabilities, side
 from hierax.demo.demo import demo
 from hierax.demo.filling import errors, fill
@@ -181,6 +182,12 @@ def test_the_demo_draws_images_of_ones_own_and_names_those_that_it_cannot_read(r
 def test_the_demo_of_nothing_draws_nothing(run: Run, arguments: tuple[str, ...], code: int) -> None:
     assert run("demo", *arguments)[0] == code
     assert not Path("demo").exists()
+
+
+def test_large_images_are_made_smaller_when_they_are_read(tmp_path: Path) -> None:
+    Image.new("RGB", (4096, 1024)).save(tmp_path / "a.jpg")
+    (photo,) = _open_photos([str(tmp_path)], Tally(), 10**9)
+    assert photo.picture.size == (2048, 512)
 
 
 def test_a_model_is_sure_from_the_threshold_on() -> None:

@@ -28,6 +28,7 @@ No model was trained on the bundled photos.
 
   hierax demo holiday/*.jpg -o holiday-sheet"""
 _MAX_ROWS = 100  # of a sheet
+_LONGEST = 2048  # pixels of a side: all photos are in memory, and the models need much smaller ones
 _NEXT = (
     ("classify PHOTO.jpg", "timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k"),
     ("features PHOTO.jpg -o features/ --attention", "timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k"),
@@ -88,7 +89,9 @@ def _open_photos(inputs: Sequence[str], tally: Tally, max_pixels: int) -> list[P
     with FIRST_ONLY.report_at_end():
         for path in paths:
             try:
-                found.append(Photo(path.name, load_image(path, max_pixels=max_pixels)))
+                picture = load_image(path, max_pixels=max_pixels)
+                picture.thumbnail((_LONGEST, _LONGEST), reducing_gap=2.0)
+                found.append(Photo(path.name, picture))
             except ImageError as error:  # noqa: PERF203  (the other images are still read)
                 tally.add(error)
             else:
