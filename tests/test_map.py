@@ -206,6 +206,11 @@ def test_members_of_shards_are_found_by_the_listing(tmp_path: Path) -> None:
     listing.write(listing_path(tmp_path / "out", 0))
     rows = [RowInfo(s.id, s.path, hash_of(path)) for s, path in zip(listing, paths, strict=True)]
     assert sizes(originals([tmp_path / "out"], rows, side=60)) == [(50, 60), (55, 60), (60, 60)]
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:  # written again: another first member, one less
+        shard.add(paths[0], "new.png")
+        for path in paths[:2]:
+            shard.add(path, os.path.basename(path))
+    assert sizes(originals([tmp_path / "out"], rows, side=60)) == [(50, 60), (55, 60), CHANGED]
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,20 +82,50 @@ def originals(
 def _read(
     row: RowInfo, source: Source | None, *, side: int, fetch: bool, whole: bool, max_pixels: int | None
 ) -> Original | str:
-    from hierax.collection.source import Source, as_bytes, content_hash
+    from hierax.collection.source import Source
+
+    found = source or Source(row.path)
+    if not fetch and _is_remote(found):
+        return REMOTE
+    original = _read_at(found, row, side=side, whole=whole, max_pixels=max_pixels)
+    moved = _moved_member(found) if isinstance(original, str) and found.kind == "tar" else None
+    return original if moved is None else _read_at(moved, row, side=side, whole=whole, max_pixels=max_pixels)
+
+
+def _read_at(source: Source, row: RowInfo, *, side: int, whole: bool, max_pixels: int | None) -> Original | str:
+    from hierax.collection.source import as_bytes, content_hash
 
     try:
-        found = source or Source(row.path)
-        if not fetch and _is_remote(found):
-            return REMOTE
-        if found.window >= 0:
-            return _segment(found, row, side, whole=whole)
-        content = as_bytes(found.read(max_pixels=max_pixels))
+        if source.window >= 0:
+            return _segment(source, row, side, whole=whole)
+        content = as_bytes(source.read(max_pixels=max_pixels))
         if row.id and content_hash(content) != row.hash:
             return CHANGED
         return _image(content, side, whole=whole, max_pixels=max_pixels)
     except Exception:  # libraries raise all kinds of errors; the page is still written without this image
         return GONE
+
+
+def _moved_member(source: Source) -> Source | None:
+    """The source of a member of a shard that was written again, so that its bytes are in another place than the listing
+    states; None if it has not moved.
+    """
+    try:
+        facts = os.stat(source.container)
+        members = _members(source.container, source.window >= 0, facts.st_size, facts.st_mtime_ns)
+    except (OSError, ValueError):
+        return None
+    place = members.get(source.name.removeprefix(f"{source.container}::"), (source.offset, source.size))
+    return None if place == (source.offset, source.size) else replace(source, offset=place[0], size=place[1])
+
+
+@lru_cache(maxsize=8)
+def _members(shard: str, videos: bool, size: int, time: int) -> dict[str, tuple[int, int]]:
+    """Offset and size of each image, or each video, of a shard with this size and time."""
+    from hierax.data.tar import members_of
+    from hierax.notices import LeftOut
+
+    return {member.name: (member.offset, member.size) for member in members_of(Path(shard), LeftOut(""), videos=videos)}
 
 
 def _is_remote(source: Source) -> bool:
