@@ -19,6 +19,7 @@ from PIL import Image
 import hierax
 from collections_of import clustered, collection, hash_of, noise
 from hierax.cli import map as command
+from hierax.collection import drawing
 from hierax.collection.listing import Listing, listing_path
 from hierax.collection.mapped import RowInfo
 from hierax.collection.originals import CHANGED, GONE, REMOTE, originals
@@ -408,3 +409,20 @@ def test_colors_are_those_of_folders_or_of_a_table(tmp_path: Path) -> None:
         run(folder, "-o", str(page), "--overwrite", "--color-by", f"{tmp_path / 'labels.csv'}:no")
     with pytest.raises(ValueError, match="no such file; expected 'folder'"):
         run(folder, "-o", str(page), "--overwrite", "--color-by", "nothing")
+    for rows in ("", "0.png,cat\n"):  # without a row, it is still no map of folders
+        (tmp_path / "other.csv").write_text(f"path,label\n{rows}")
+        with pytest.raises(
+            ValueError, match=r"other.csv contains no path of .*out, such as .*a/0.png; paths in a table"
+        ):
+            run(folder, "-o", str(page), "--overwrite", "--color-by", str(tmp_path / "other.csv"))
+    none = collection(tmp_path / "none", noise(0))
+    assert run(str(none), "-o", str(tmp_path / "none.html"), "--method", "pca", "--color-by", "folder") == 0
+
+
+def test_a_table_of_videos_labels_their_segments() -> None:
+    rows = [
+        RowInfo("1", "/v/a.mp4#t=0", "", start=0.0),
+        RowInfo("2", "/v/a.mp4#t=2", "", start=2.0),
+        RowInfo("3", "/b", ""),
+    ]
+    assert drawing._labels(rows, {"/v/a.mp4": "run", "/v/a.mp4#t=2": "jump"}) == ["run", "jump", ""]

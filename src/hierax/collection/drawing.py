@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hierax.atomic import atomic_write
 from hierax.collection.page_files import check_page, noun, rows_of
+from hierax.collection.store import MARK
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
 
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f]")
@@ -63,7 +64,7 @@ def write_map(
         raise ValueError(f"{path} is not the name of a page; expected .html")
     check_page(path, overwrite=overwrite)
     index = folder if isinstance(folder, Index) else Index(folder, column=column)
-    what, table = noun(index), {} if color_by in (None, "folder") else table_of(str(color_by))
+    what, table = noun(index), None if color_by in (None, "folder") else table_of(str(color_by))
     places = layout(index, points=points, method=method)
     of = rows_of(index, [point.id for point in places.points])
     rows = [of[point.id] for point in places.points]
@@ -73,8 +74,11 @@ def write_map(
         f"Similar {what}s are close together ({axes} of {index.column.name}).",
     )
     labels = [] if color_by is None else _labels(rows, table)
-    if color_by is not None and not any(labels):
-        raise ValueError(f"{color_by} contains no path of an {what} of {index.folders[0]}; expected their paths")
+    if table is not None and rows and not any(labels):
+        raise ValueError(
+            f"{color_by} contains no path of {index.folders[0]}, such as {rows[0].path}; paths in a table are relative "
+            "to its folder"
+        )
     page = map_page(
         index.folders,
         places,
@@ -116,7 +120,8 @@ def table_of(given: str) -> dict[str, str]:
         raise ValueError(f"{file}: {error}") from None
 
 
-def _labels(rows: Sequence[RowInfo], table: dict[str, str]) -> list[str]:
-    if table:
-        return [table.get(row.path, "") for row in rows]
-    return [os.path.basename(os.path.dirname(row.path)) for row in rows]
+def _labels(rows: Sequence[RowInfo], table: dict[str, str] | None) -> list[str]:
+    if table is None:
+        return [os.path.basename(os.path.dirname(row.path)) for row in rows]
+    videos = [row.path if row.start is None else row.path.rpartition(MARK)[0] for row in rows]  # of segments
+    return [table.get(row.path) or table.get(video, "") for row, video in zip(rows, videos, strict=True)]
