@@ -68,6 +68,31 @@ def test_attention_has_the_gradients_that_pytorch_derives(heads: int, neighbors:
     assert torch.autograd.gradgradcheck(lambda t: attention(t, neighbors), parts)
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_of_many_vectors_are_computed_at_once(create_graph: bool) -> None:
+    x, parts = numbers(2, 4, 3), numbers(3, 2, 1, 4, 3)
+    for found, leaf in ((maximum(x, 1), x), (attention(parts, 2), parts)):
+        vectors = torch.eye(found.numel(), dtype=torch.float64).view(-1, *found.shape)
+        options: dict[str, Any] = {"retain_graph": True, "create_graph": create_graph}
+        [batched] = torch.autograd.grad(found, leaf, vectors, is_grads_batched=True, **options)
+        one_by_one = [torch.autograd.grad(found, leaf, vector, **options)[0] for vector in vectors]
+        torch.testing.assert_close(batched, torch.stack(one_by_one))
+        assert batched.requires_grad == create_graph
+
+
+@pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning", "ignore::DeprecationWarning")
+def test_the_vectorized_jacobian_of_a_model_is_that_of_its_rows(strategy: str) -> None:
+    model, x, _ = of_model("image")
+
+    def logits(pixels: Tensor) -> Tensor:
+        return model(pixels).logits[0, :3]
+
+    expected = torch.autograd.functional.jacobian(logits, x[:1])
+    found = torch.autograd.functional.jacobian(logits, x[:1], vectorize=True, strategy=strategy)
+    torch.testing.assert_close(found, expected)
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "image": lambda: hierax.HieraForImageClassification(image_config()),
     "clip": lambda: hierax.HieraForVideoClassification(video_config()),

@@ -17,6 +17,13 @@ def learns(x: Tensor) -> bool:
     return x.requires_grad and torch.is_grad_enabled() and x.device.type == "cpu" and is_plain(x)
 
 
+def _is_followed(grad: Tensor) -> bool:
+    """Whether a backward pass must consist of ordinary operators: the gradient gets a gradient itself, or it is
+    computed for many vectors at once (`is_grads_batched`, `jacobian(vectorize=True)`).
+    """
+    return torch.is_grad_enabled() or not is_plain(grad)
+
+
 def maximum(x: Tensor, dim: int) -> Tensor:
     """`x.amax(dim)`; equal maxima share the gradient. `dim` is not negative."""
     return _Maximum.apply(x, dim) if learns(x) else x.amax(dim)
@@ -52,7 +59,7 @@ class _Maximum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, found = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient gets a gradient itself
+        if _is_followed(grad):
             same = (x == found.unsqueeze(ctx.dim)).to(grad.dtype)
             return same * (grad / same.sum(ctx.dim)).unsqueeze(ctx.dim), None
         out = torch.empty_like(x, dtype=grad.dtype, memory_format=torch.contiguous_format)
@@ -104,9 +111,11 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         parts, pooled, weights = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient gets a gradient itself
-            found = _plain_attention(parts, ctx.neighbors)
-            return torch.autograd.grad(found, parts, grad, create_graph=True)[0], None
+        if _is_followed(grad):
+            again = torch.is_grad_enabled()
+            with torch.enable_grad():
+                found = _plain_attention(parts, ctx.neighbors)
+            return torch.autograd.grad(found, parts, grad, create_graph=again)[0], None
         queries, keys, values = parts.unbind(0)
         scale = parts.shape[-1] ** -0.5
         rows, k, v = (part.flatten(0, 1) for part in (grad.contiguous(), keys, values))

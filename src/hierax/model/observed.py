@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 
@@ -24,4 +25,5 @@ def is_observed() -> bool:
 
 def is_plain(x: Tensor | Any) -> bool:
     """Whether `x` is a tensor of PyTorch itself, and nothing records or sees what is done with it."""
-    return type(x) is Tensor and not is_traced() and not is_observed()
+    # batched tensors of this kind come from `torch.autograd.grad(is_grads_batched=True)`
+    return type(x) is Tensor and not is_traced() and not is_observed() and not is_legacy_batchedtensor(x)
