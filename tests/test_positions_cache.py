@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from hierax.model.positions import PositionEmbedding
 from position_tables import KINDS, OTHER, embedding
@@ -118,6 +119,15 @@ def test_only_a_few_grids_are_kept() -> None:
         for n in range(1, 40):
             position((8, 8 * n))
     assert len(position.cached) <= 8
+
+
+def test_what_a_mode_with_fake_tensors_computes_is_not_kept() -> None:
+    position = embedding(image_config())
+    expected = position(GRID)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert isinstance(cached(position), FakeTensor)
+    assert not position.cached
+    assert torch.equal(cached(position), expected)
 
 
 def test_stale_embeddings_do_not_pile_up() -> None:

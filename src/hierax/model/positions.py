@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hierax.model.config import HieraConfig
-from hierax.model.observed import is_traced
+from hierax.model.observed import is_observed, is_traced
 from hierax.model.tokens import UnitLayout
 
 _CACHED_GRIDS = 8  # grids per model whose embeddings are cached
@@ -89,7 +89,7 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, grid: tuple[int, ...]) -> Tensor:
         """`[1, U, P, C]` for a grid of tokens at stage 1."""
-        if self.training or torch.is_grad_enabled() or is_traced():
+        if self.training or torch.is_grad_enabled() or is_traced() or is_observed():  # a mode may give fake tensors
             return self.layout.unroll(self.table(grid))
         parameters = tuple(self.parameters())
         if not all(type(p) is nn.Parameter and not p.is_inference() for p in parameters):
@@ -97,8 +97,8 @@ class PositionEmbedding(nn.Module):
         key = (grid, self.method, *((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters))
         kept = self.cached.get(key)
         if kept is None:
-            while len(self.cached) >= _CACHED_GRIDS:
-                self.cached.pop(next(iter(self.cached)), None)
+            for oldest in list(self.cached)[: 1 - _CACHED_GRIDS]:  # a list, because other threads add and remove grids
+                self.cached.pop(oldest, None)
             # holds the storage of the parameters too, so that no other storage can get the same address
             kept = (self.layout.unroll(self.table(grid)), *(p.detach() for p in parameters))
             self.cached[key] = kept
