@@ -118,6 +118,57 @@ def test_no_block_keeps_the_affine_part_of_a_norm() -> None:
     assert not any(isinstance(part, LayerNorm) for part in parts)
 
 
+class Adapted(torch.nn.Module):
+    """A linear layer with LoRA, as PEFT puts it in the place of one: `weight` and `bias` are those of the base."""
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        self.base_layer, self.rank = base, torch.nn.Linear(base.in_features, base.out_features)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> torch.Tensor:
+        return self.base_layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base_layer(x) + self.rank(x)
+
+
+def _doubled(*call: Any) -> torch.Tensor:
+    return 2 * call[-1]
+
+
+CHANGES: dict[str, Any] = {
+    "an adapter in attention": lambda m: setattr(m.encoder.blocks[1].attn, "qkv", Adapted(m.encoder.blocks[1].attn.qkv)),
+    "an adapter in the MLP": lambda m: setattr(m.encoder.blocks[1].mlp, "fc2", Adapted(m.encoder.blocks[1].mlp.fc2)),
+    "a norm of another kind": lambda m: setattr(m.encoder.blocks[1], "norm1", torch.nn.Tanh()),
+    "a layer without bias": lambda m: setattr(m.encoder.blocks[1].mlp, "fc1", torch.nn.Linear(16, 64, bias=False)),
+    "a hook on a block": lambda m: m.encoder.blocks[1].register_forward_hook(_doubled),
+    "a hook within a block": lambda m: m.encoder.blocks[1].attn.qkv.register_forward_hook(_doubled),
+    "a hook on the patch embedding": lambda m: m.encoder.patch_embed.register_forward_hook(_doubled),
+    "a hook on the positions": lambda m: m.encoder.pos_embed.register_forward_hook(_doubled),
+    "a function in the place of a call": lambda m: setattr(m.encoder.blocks[2], "forward", torch.tanh),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_put_into_a_model_is_not_lost(change: str) -> None:
+    torch.manual_seed(0)
+    model = make("image", "classification").double()
+    x = pixels(model.config, dtype=torch.float64)
+    before = results(model, "classification", x)
+    CHANGES[change](model)
+    model.double().eval()
+    after = results(model, "classification", x)
+    assert worst(after, before) > 0.01
+    folded = fold(model)
+    assert worst(results(folded, "classification", x), after) <= EXACT
+    assert sum(isinstance(part, FoldedBlock) for part in folded.modules()) >= sum(model.config.depths) - 1
+
+
 def test_the_precision_of_the_weights_stays() -> None:
     folded = fold(make("image", "classification").to(torch.bfloat16))
     assert {parameter.dtype for parameter in folded.parameters()} == {torch.bfloat16}

@@ -15,13 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hierax.model.blocks import Block, attend, attend_in_windows
+from hierax.model.blocks import Attention, Block, DropPath, Mlp, PatchEmbed, attend, attend_in_windows
 from hierax.model.encoder import Hiera
-from hierax.model.layers import Linear, activated
+from hierax.model.layers import CONVS_ANY, LayerNorm, Linear, Scale, activated, is_seen
 from hierax.model.positions import AbsolutePosition, PositionEmbedding, SeparablePosition, WindowPosition
 from hierax.model.windows import WindowLayout, by_windows, pool_windows
 
 _Model = TypeVar("_Model", bound=nn.Module)
+_FOLDED = {
+    Block, Attention, Mlp, DropPath, Scale, Linear, LayerNorm, nn.Linear, nn.LayerNorm, nn.GELU, nn.ReLU, nn.SiLU,
+    PatchEmbed, *CONVS_ANY,
+}  # fmt: skip
+"""The types of modules whose computation is known here."""
 
 
 class BareNorm(nn.Module):
@@ -115,12 +120,22 @@ def _linear(weight: Tensor, bias: Tensor, *, like: nn.Linear) -> Linear:
     return linear
 
 
+def _is_known(part: nn.Module) -> bool:
+    """Whether `part` computes what the modules of hierax compute. Layers of others in it (such as LoRA) and hooks would
+    be lost by folding.
+    """
+    parts = list(part.modules())
+    whole = all(p.bias is not None for p in parts if isinstance(p, nn.Linear))
+    return whole and all(type(p) in _FOLDED for p in parts) and not is_seen(*parts)
+
+
 def _fold_patch_bias(encoder: Hiera) -> None:
     """Adds the patch embedding's bias to the position embedding, once for every token."""
     proj, position = encoder.patch_embed.proj, encoder.pos_embed
-    assert isinstance(position, PositionEmbedding)
-    if proj.bias is None:
+    kinds = (AbsolutePosition, SeparablePosition, WindowPosition)
+    if not _is_known(encoder.patch_embed) or type(position) not in kinds or is_seen(position) or proj.bias is None:
         return
+    assert isinstance(position, PositionEmbedding)
     if isinstance(position, AbsolutePosition):
         table = position.weight
     elif isinstance(position, SeparablePosition):
@@ -138,13 +153,13 @@ def fold(model: _Model) -> _Model:
     """A copy of `model` for inference, in eval mode, equal in real arithmetic and with fewer operations.
 
     The copy's parameters are not those of a checkpoint: do not save or train it. It gives no attentions. Folding it
-    again changes nothing.
+    again changes nothing. Blocks with hooks, or with layers of other libraries in them, stay as they are.
     """
     folded = copy.deepcopy(model).requires_grad_(False)
     for part in folded.modules():
         if isinstance(part, Hiera):
             _fold_patch_bias(part)
         for name, child in part.named_children():
-            if isinstance(child, Block) and not isinstance(child, FoldedBlock):
+            if isinstance(child, Block) and _is_known(child):
                 setattr(part, name, FoldedBlock(child))
     return folded.eval()

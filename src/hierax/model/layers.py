@@ -29,14 +29,14 @@ class Linear(nn.Linear):
 
 def activated(layer: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     """`act(layer(x))`, in one operation where that is possible and nothing has to see what is between."""
-    if type(layer) is Linear and type(act) is nn.GELU and act.approximate == "none" and not _is_seen(layer, act):
+    if type(layer) is Linear and type(act) is nn.GELU and act.approximate == "none" and not is_seen(layer, act):
         found = linear_and_gelu(x, layer.weight, layer.bias)
         if found is not None:
             return found
     return act(layer(x))
 
 
-def _is_seen(*modules: nn.Module) -> bool:
+def is_seen(*modules: nn.Module) -> bool:
     """Whether calls of a module do more than its `forward`: hooks, also those of accelerate, which replace it."""
     return bool(_has_any_global_hook()) or any(
         part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__ for part in modules
