@@ -1,15 +1,19 @@
 """What an engine says when it cannot."""
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from engines import Shared, tiny
+from engines import Shared, assert_same, plainly, tiny
 from hierax import extras
 from hierax.engine import Engine, hardware
 from hierax.model.encoder import Hiera
+from hierax.model.tasks import HieraModel
+from hierax.processing import HieraVideoProcessor
 from small import image_config
 
 pytest.importorskip("openvino")
@@ -68,6 +72,7 @@ def test_clips_do_not_come_from_picture_files(shared: Shared) -> None:
         ({"device": "gpu"}, "device is 'gpu'"),
         ({"task": "features"}, "task is 'features'; a model that is already built has its own"),
         ({"out_features": ("stem",)}, "out_features is for task='backbone'"),
+        ({"calibration": torch.zeros(2, 3, 64, 64), "precision": "fp32"}, "is for precision='int8'.*; precision is 'fp32'"),
     ],
 )
 def test_an_engine_that_cannot_be_says_why(options: dict[str, Any], problem: str) -> None:
@@ -84,6 +89,50 @@ def test_openvino_runs_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_backbone_has_no_hidden_states_beside_its_maps() -> None:
     with pytest.raises(ValueError, match="name them in out_features"):
         Engine(tiny("backbone"), hidden_states=True)
+
+
+def test_a_processor_of_another_kind_is_named() -> None:
+    with pytest.raises(TypeError, match="processor is a HieraVideoProcessor; expected a HieraImageProcessor"):
+        Engine(tiny("features"), processor=HieraVideoProcessor())  # type: ignore[arg-type]
+
+
+def test_a_model_without_weights_is_refused() -> None:
+    with torch.device("meta"):
+        empty = HieraModel(image_config())
+    with pytest.raises(ValueError, match="model is on the meta device, which holds no weights"):
+        Engine(empty)
+
+
+@pytest.mark.parametrize("act", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_an_engine_says_that_it_cannot_be_copied(act: Any, shared: Shared) -> None:
+    with pytest.raises(TypeError, match="an engine cannot be pickled or copied; make one in each process"):
+        act(shared("image", "features", "torch")[1])
+
+
+def test_warming_up_checks_its_arguments(shared: Shared) -> None:
+    _, engine = shared("image", "features", "torch")
+    engine.warm_up(size=96, batches=2)  # type: ignore[arg-type]
+    for options, problem in (
+        ({"size": (64, 64, 64)}, r"size is \(64, 64, 64\); expected 2 sizes in pixels, or one"),
+        ({"batches": (1, 0)}, "batch is 0; expected a whole number above 0"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            engine.warm_up(**options)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
+def test_the_default_dtype_of_the_process_changes_nothing(backend: str) -> None:
+    if backend != "torch":
+        pytest.importorskip(backend)
+    model, x = tiny("features"), torch.randn(1, 3, 64, 64)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with Engine(model, backend=backend, precision="fp32", device="cpu", cache_dir=False) as engine:
+            found: Any = engine.warm_up()(pixel_values=x)
+    finally:
+        torch.set_default_dtype(before)
+    assert_same(found, plainly(model, x))
 
 
 def test_a_bare_encoder_is_refused() -> None:

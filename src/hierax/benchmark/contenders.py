@@ -110,7 +110,7 @@ def build(contender: Contender, subject: Subject, stack: ExitStack, model: Pretr
         precision=contender.precision,
         backend=contender.runtime,
         threads=subject.threads,
-        calibration=subject.calibration,
+        calibration=subject.calibration if contender.precision == "int8" else None,
         processor=HieraImageProcessor(
             preprocessing_for(model.config, model.preprocessing), max_pixels=subject.max_pixels
         ),

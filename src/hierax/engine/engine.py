@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from hierax.engine.device_pixels import DevicePixels
 from hierax.engine.forking import follow, keep_forever, openvino_is_lost
 from hierax.engine.hardware import Choice, choose, fast_bf16
 from hierax.engine.memory import check_outputs, memory_errors
-from hierax.engine.opening import model_for
+from hierax.engine.opening import axes_of, check_counts, check_inputs, model_for
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
 from hierax.engine.signature import EngineOutput, Program, Signature, encoder_of, mae_of, to_output, typed_mae
 from hierax.engine.streaming import Item, StreamResult, stream_results
@@ -99,7 +99,7 @@ class Engine:
         cache_dir: str | os.PathLike[str] | bool | None = None,
         max_shapes: int = 8,
     ) -> None:
-        _check_counts(threads=1 if threads is None else threads, max_shapes=max_shapes)
+        check_counts(threads=1 if threads is None else threads, max_shapes=max_shapes)
         exported = find_export(model)
         if exported is not None:
             choice = exported.choice(
@@ -108,6 +108,7 @@ class Engine:
             )  # fmt: skip
         else:
             choice = choose(device, precision, backend)
+        check_inputs(processor, calibration, choice.precision, exported=exported is not None)
         self._lock = threading.RLock()
         with memory_errors("loading the model"):
             self._model = exported.model() if exported else model_for(model, task, out_features)
@@ -272,7 +273,7 @@ class Engine:
             RuntimeError: the engine is closed. MemoryError: it ran out of memory.
         """
         self._check_open()
-        _check_counts(batch_size=batch_size, workers=workers or 1)
+        check_counts(batch_size=batch_size, workers=workers or 1)
         if self.signature.masked:
             raise ValueError("stream is for tasks with an output per input; call an engine of task 'mae' itself")
         return stream_results(
@@ -361,9 +362,10 @@ class Engine:
 
     def warm_up(self, *, size: Sequence[int] | None = None, batches: Sequence[int] = (1,)) -> Self:
         """Compiles and runs the programs for these batches at `size` (None: the native one); returns the engine."""
-        wanted = tuple(size or self.config.image_size)
+        wanted, batches = axes_of(self.config, size), (batches,) if isinstance(batches, int) else batches
         for batch in batches:
-            pixels = torch.zeros(batch, self.config.num_channels, *wanted)
+            check_counts(batch=batch)
+            pixels = torch.zeros(batch, self.config.num_channels, *wanted, dtype=torch.float32)
             kept = None
             if self.signature.masked:
                 kept, _ = mae_of(self._model).visible(pixels, keep=None, noise=None)
@@ -387,14 +389,11 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an engine cannot be pickled or copied; make one in each process, of the same model")
+
     @never_raises
     def __repr__(self) -> str:
         size = "x".join(map(str, self.config.image_size))
         name = type(self._model).__name__
         return f"Engine({name}, {self.precision} on {self.device} by {self.backend}, {size} pixels)"
-
-
-def _check_counts(**counts: object) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; expected a whole number above 0")

@@ -90,7 +90,7 @@ def quiet(*loggers: str) -> Iterator[None]:
 
 def example_inputs(program: Program, shape: Shape, batch: int = 2) -> tuple[Tensor, ...]:
     """Example inputs of a shape to trace a program with."""
-    pixels = torch.zeros(batch, program.model.config.num_channels, *shape.size)
+    pixels = torch.zeros(batch, program.model.config.num_channels, *shape.size, dtype=torch.float32)
     if shape.kept is None:
         return (pixels,)
     return pixels, torch.arange(shape.kept).repeat(batch, 1)

@@ -23,7 +23,7 @@ from hierax.engine.export.formats import FORMATS, Job, open_runner
 from hierax.engine.export.layouts import LAYOUTS, Contents, check_layout, format_for, write_json
 from hierax.engine.export.parity import ParityError, ParityReport, evaluation_inputs, measure, with_units
 from hierax.engine.hardware import PRECISIONS
-from hierax.engine.opening import model_for
+from hierax.engine.opening import axes_of, model_for
 from hierax.engine.signature import Signature
 from hierax.engine.traced import INPUTS
 from hierax.extras import require
@@ -101,7 +101,7 @@ def export(
         raise ValueError(f"calibration is for precision='int8'; precision is {precision!r}")
     tell = progress or (lambda step, done: None)
     own = model_for(model, task, None)
-    config = own.config.replace(image_size=_axes(own.config, size))
+    config = own.config.replace(image_size=axes_of(own.config, size))
     masked = Signature.of(own).masked
     kept = None
     if masked:
@@ -151,17 +151,6 @@ def check_export(
     if precision == "int8":
         require("precision 'int8'", "nncf")
     return format
-
-
-def _axes(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int, ...]:
-    """Pixels per axis; a whole number applies to all axes except time."""
-    if size is None:
-        return config.image_size
-    if isinstance(size, int):
-        return (*config.image_size[:1], size, size) if config.is_video else (size,) * config.axes
-    if len(size) != config.axes:
-        raise ValueError(f"size is {tuple(size)}; expected {config.axes} sizes in pixels, or one")
-    return tuple(size)
 
 
 def _preprocessing_for(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
