@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from hierax import Hiera, HieraForImageClassification, HieraModel, Preprocessing, convert
 from hierax.checkpoint.save import save_model
 from hierax.cli import main
+from hierax.notices import Notice
 from small import image_config, pixels, randomize
 
 Save = Callable[..., Path]
@@ -149,6 +151,55 @@ def test_weights_that_are_views_are_saved_whole(model: Any, tmp_path: Path) -> N
     model.save_pretrained(tmp_path)
     again = HieraForImageClassification.from_pretrained(tmp_path)
     assert torch.equal(again.encoder.patch_embed.proj.weight, weight)
+
+
+def test_weights_that_share_memory_are_saved_each(model: Any, tmp_path: Path) -> None:
+    model.norm.bias = model.norm.weight
+    model.save_pretrained(tmp_path / "shared")
+    again = HieraForImageClassification.from_pretrained(tmp_path / "shared")
+    assert torch.equal(again.norm.bias, model.norm.weight)
+    flat = torch.nn.utils.parameters_to_vector(model.encoder.parameters()).detach()
+    torch.nn.utils.vector_to_parameters(flat, model.encoder.parameters())  # views of one tensor
+    model.save_pretrained(tmp_path / "flat")
+    x = pixels(model.config)
+    assert torch.equal(HieraForImageClassification.from_pretrained(tmp_path / "flat")(x).logits, model(x).logits)
+
+
+def test_a_model_without_weights_is_not_saved(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        empty = HieraForImageClassification(image_config())
+    with pytest.raises(ValueError, match="the model is on the meta device, which holds no weights"):
+        empty.save_pretrained(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_head_of_another_size_is_told_and_the_advice_works(model: Any, tmp_path: Path) -> None:
+    model.head = torch.nn.Linear(64, 7)
+    with pytest.warns(Notice, match=r"head.weight has shape \[7, 64\], but .* \[5, 64\]; .*replace\(num_labels=7\)"):
+        model.save_pretrained(tmp_path)
+    model.config = model.config.replace(num_labels=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.save_pretrained(tmp_path)
+    assert torch.equal(HieraForImageClassification.from_pretrained(tmp_path).head.weight, model.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda m: setattr(m, "head", torch.nn.Sequential(m.head)), r"head\.0\.weight, head\.0\.bias are not tensors of"),
+        (lambda m: setattr(m, "head", torch.nn.Identity()), r"head\.weight, head\.bias are missing tensors of"),
+        (lambda m: torch.nn.utils.parametrizations.weight_norm(m.head), r"head\.parametrizations\.weight\.original0, .*not"),
+    ],
+)
+def test_a_folder_that_cannot_be_opened_again_is_told(
+    change: Callable[[Any], object], problem: str, model: Any, tmp_path: Path
+) -> None:
+    change(model)
+    with pytest.warns(Notice, match=f"cannot be opened again: {problem}"):
+        model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="model.safetensors"):
+        HieraForImageClassification.from_pretrained(tmp_path)
 
 
 def test_the_encoder_alone_is_saved_under_the_same_names(tmp_path: Path) -> None:

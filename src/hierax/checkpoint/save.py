@@ -17,9 +17,11 @@ from hierax.checkpoint.dialects.sam2 import SAM_2
 from hierax.checkpoint.files import CONFIG, INDEX, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, shard_names, write_notes
 from hierax.checkpoint.load import detect_task, load_model
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
+from hierax.checkpoint.report import join_names
 from hierax.model.config import HieraConfig
 from hierax.model.positions import AbsolutePosition, split_windows
-from hierax.model.registry import ENCODER, TASKS, task_in_config, task_of
+from hierax.model.registry import ENCODER, TASKS, TaskSpec, task_in_config, task_of
+from hierax.notices import notify
 from hierax.together import replace_together
 from hierax.transformers_arguments import without_foreign
 
@@ -82,12 +84,45 @@ def named_tensors(
         )
     around = names.name == "transformers" and task.around
     renamed: dict[str, Tensor] = {}
+    places: set[int] = set()
     for name, tensor in (own if state_dict is None else state_dict).items():
         ours = task.prefix + name
         theirs = names.theirs(ours, config.depths)
         in_hiera = around and ours.split(".")[0] in ("encoder", "norm")
-        renamed[f"hiera.{theirs}" if in_hiera else theirs] = names.stored(ours, tensor.detach(), config).contiguous()
+        stored = names.stored(ours, tensor.detach(), config).contiguous()
+        shared = stored.data_ptr() in places  # safetensors refuses tensors that share memory
+        places.add(stored.data_ptr())
+        renamed[f"hiera.{theirs}" if in_hiera else theirs] = stored.clone() if shared else stored
     return names.completed(renamed, config)
+
+
+def _tell_differences(model: "Pretrained", tensors: Mapping[str, Tensor], place: Path) -> None:
+    """Gives a notice about tensors that are not those of the configuration, because `place` then cannot be opened."""
+    task = task_of(type(model))
+    with torch.device("meta"):
+        made = task.cls(model.config, **task.constructor_arguments({name.split(".")[0] for name in tensors}))
+    expected = made.state_dict()
+    odd = [name for name in tensors if name not in expected] or [name for name in expected if name not in tensors]
+    shapes = [name for name in tensors if not odd and tensors[name].shape != expected[name].shape]
+    if odd:
+        which = "not tensors" if odd[0] in tensors else "missing tensors"
+        adapted = any(".base_layer." in name for name in odd)
+        hint = "; merge_and_unload() of peft makes a model without an adapter" if adapted else ""
+        notify(
+            f"{place}: cannot be opened again: {join_names(odd, 2)} are {which} of a {task.architecture} with this "
+            f"configuration{hint}"
+        )
+    elif shapes:
+        name, labels = shapes[0], tensors[shapes[0]].shape[0]
+        hint = f"; model.config = model.config.replace(num_labels={labels}) says so" if _is_classifier(task, name) else ""
+        notify(
+            f"{place}: cannot be opened again: {name} has shape {list(tensors[name].shape)}, but the configuration "
+            f"says {list(expected[name].shape)}{hint}"
+        )
+
+
+def _is_classifier(task: TaskSpec, name: str) -> bool:
+    return task.labels and name.startswith(f"{task.classifier}.")
 
 
 def _config_values(model: "Pretrained", names: Dialect) -> dict[str, Any]:
@@ -123,7 +158,7 @@ def save_model(
     configuration of another model. Other files in it stay; only shards of the old model are deleted.
 
     Raises:
-        ValueError: the format cannot express the model; the message says why.
+        ValueError: the format cannot express the model, or the model has no weights; the message says why.
         NotADirectoryError: `folder` is a file.
     """
     from safetensors.torch import save_file
@@ -133,6 +168,9 @@ def save_model(
         raise NotADirectoryError(f"{folder}: is a file; expected a folder to write to")
     names = _writer(model, dialect)
     values, tensors = _config_values(model, names), named_tensors(model, names, state_dict)
+    if any(tensor.is_meta for tensor in tensors.values()):
+        raise ValueError("the model is on the meta device, which holds no weights; expected a model with weights")
+    _tell_differences(model, model.state_dict() if state_dict is None else state_dict, folder)
     notes = {} if names.name == "transformers" else {NOTES: _notes(model)}
     texts = {CONFIG: _json(values)}
     if model.preprocessing is not None:
