@@ -37,6 +37,8 @@ ADVICE = [  # calls, argument, what the error advises
     (OF_A_MODEL, "torch_dtype", "; call model.to(…) afterwards, or pass it to hierax.load"),
     (OF_A_MODEL, "device_map", "; call model.to(…) afterwards, or pass it to hierax.load"),
     (OF_A_MODEL, "ignore_mismatched_sizes", "; hierax.load takes it"),
+    (OF_A_MODEL, "output_attentions", "; set it as an attribute afterwards, or pass it to hierax.load"),
+    (OF_A_MODEL, "return_dict", "; pass return_dict=False to the call of the model"),
     ((*OF_A_MODEL, *LOADS), "pretrained", "; hierax.load(source) loads weights"),
     ((*OF_A_MODEL, *LOADS), "drop_path", "(did you mean drop_path_rate?)"),
     ((*OF_A_MODEL, *LOADS), "features_only", '; hierax.load(source, task="backbone") gives the maps'),

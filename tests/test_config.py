@@ -225,7 +225,8 @@ BAD: list[tuple[str, Any]] = [
     *(("problem_type", v) for v in ("ranking", 3)),
     *(("out_features", v) for v in ("stage1", ("stage9",), 5, ("stage2", "stage1"), ("stage1", "stage1"))),
     *(("license", v) for v in (5,)),
-    *(("label2id", v) for v in (["a"], {"a": "b"}, 5)),
+    *(("label2id", v) for v in (["a"], {"a": "b"}, 5, {"a": 0, "b": 0})),
+    *(("id2label", v) for v in (["a", "b"], ("a",), {"0": "a", None: "b"})),
     *(("out_indices", v) for v in ((5,), "1", 5, (1.0,))),
 ]
 

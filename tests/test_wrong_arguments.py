@@ -1,5 +1,6 @@
 """Arguments of the wrong type or value in Python: one error that names the argument, its value and what is expected."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,41 @@ def test_labels_that_are_no_tensor_are_named(labels: Any) -> None:
     model = hierax.HieraForImageClassification(image_config())
     with pytest.raises(TypeError, match=rf"^labels is a {type(labels).__name__}; expected a tensor"):
         model(torch.zeros(1, 3, *model.config.image_size), labels=labels)
+
+
+def test_a_label_that_is_none_is_named_beside_labels_that_do_not_count() -> None:
+    model = hierax.HieraForImageClassification(image_config())
+    with pytest.raises(ValueError, match="labels holds 9; expected 0 to 4"):
+        model(torch.zeros(2, 3, 64, 64), labels=torch.tensor([-100, 9]))
+
+
+@pytest.mark.parametrize("noise", [[[0.1, 0.2, 0.3, 0.4]], np.zeros((1, 4)), 0.5])
+def test_noise_that_is_no_tensor_is_named(noise: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^noise is a {type(noise).__name__}; expected a tensor \[1, 4\]"):
+        hierax.HieraModel(image_config())(torch.zeros(1, 3, 64, 64), noise=noise)
+
+
+@pytest.mark.parametrize("ratio", ["0.5", [0.5], float("nan"), 60, -0.1])
+def test_a_mask_ratio_that_is_none_is_named(ratio: Any) -> None:
+    with pytest.raises(ValueError, match=r"^mask_ratio is .*; expected a number from 0 to below 1"):
+        hierax.HieraModel(image_config())(torch.zeros(1, 3, 64, 64), mask_ratio=ratio)
+
+
+@pytest.mark.parametrize("name", ["out_features", "out_indices"])
+@pytest.mark.parametrize("value", ["stage2", [], ()])
+def test_maps_that_are_no_list_of_names_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is .*; expected a list of at least one of stem, stage1, stage2") as e:
+        hierax.HieraBackbone(image_config(), **{name: value})
+    assert repr(value) in str(e.value)
+    with pytest.raises(ValueError, match=rf"{name} is .*; expected a list of at least one of stem"):
+        hierax.load("hierax/femto", task="backbone", **{name: value})
+
+
+def test_replicas_of_data_parallel_are_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    copying = lambda tensors, devices, detach=False: [list(tensors) for _ in devices]  # noqa: E731
+    monkeypatch.setattr(sys.modules["torch.nn.parallel.replicate"], "_broadcast_coalesced_reshape", copying)
+    with pytest.raises(RuntimeError, match="start one process per GPU with torchrun"):
+        torch.nn.parallel.replicate(hierax.HieraModel(image_config()), [0, 1])
 
 
 @pytest.mark.parametrize("tensor", [torch.zeros(3, 8, 8, device="meta"), torch.zeros(3, 8, 8).to_sparse()])

@@ -361,8 +361,12 @@ def visible_units(config: HieraConfig, units: int, mask_ratio: float | None = No
             unit.
     """
     ratio = config.mask_ratio if mask_ratio is None else mask_ratio
-    if not 0 <= ratio < 1:
-        raise ValueError(f"mask_ratio is {ratio}; expected a number from 0 to below 1")
+    try:
+        fits = 0 <= ratio < 1
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"mask_ratio is {ratio!r}; expected a number from 0 to below 1")
     shown = int(units * (1 - ratio))
     if not 0 < shown < units:
         word = "all" if shown else "none"

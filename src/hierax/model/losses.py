@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from hierax.model.config import HieraConfig
 
+_NO_LABEL = -100  # inputs with this label do not count, as in PyTorch
+
 
 def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> Tensor:
     """The loss of `config.problem_type`. If that is None, the type follows from the labels, as in `transformers`.
@@ -34,7 +36,7 @@ def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> 
         try:
             return F.cross_entropy(logits, labels.long() if classes else labels.to(logits.dtype))
         except IndexError:
-            wrong = labels[(labels < 0) | (labels >= logits.shape[-1])].tolist()[:1]
+            wrong = labels[((labels < 0) | (labels >= logits.shape[-1])) & (labels != _NO_LABEL)].tolist()[:1]
             raise ValueError(f"labels holds {wrong[0]}; expected 0 to {logits.shape[-1] - 1}") from None
     labels = labels.to(logits.dtype)
     return F.mse_loss(logits, labels) if kind == "regression" else F.binary_cross_entropy_with_logits(logits, labels)

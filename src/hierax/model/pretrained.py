@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,13 @@ class Pretrained(nn.Module):
     @html_repr
     def _repr_html_(self) -> str:
         return model_html(self)
+
+    def _replicate_for_data_parallel(self) -> NoReturn:
+        """Raises an error: replicas of `nn.DataParallel`, on several GPUs, have no parameters."""
+        raise RuntimeError(
+            "nn.DataParallel does not run models of hierax on several GPUs; start one process per GPU with torchrun "
+            "(DistributedDataParallel), or set CUDA_VISIBLE_DEVICES=0 for one GPU"
+        )
 
     def init_weights(self) -> None:
         """Replaces all weights with random weights; does nothing on the meta device."""

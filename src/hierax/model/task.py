@@ -85,6 +85,8 @@ class Task(Pretrained, Generic[_Output]):
         count = torch.Size(units).numel()
         if noise is None:
             noise = torch.rand(pixels.shape[0], count, device=pixels.device)
+        if not isinstance(noise, Tensor):
+            raise TypeError(f"noise is a {type(noise).__name__}; expected a tensor [{pixels.shape[0]}, {count}]")
         if tuple(noise.shape) != (pixels.shape[0], count):
             raise ValueError(f"noise has shape {list(noise.shape)}; expected [{pixels.shape[0]}, {count}]")
         return random_keep(noise, visible_units(self.config, count, mask_ratio))

@@ -208,6 +208,9 @@ class HieraBackbone(Task[BackboneOutput]):
 def _with_features(config: HieraConfig, names: Sequence[str] | None, indices: Sequence[int] | None) -> HieraConfig:
     """The configuration with the features that were requested by name or by number."""
     require_config(config)
+    for name, given in (("out_features", names), ("out_indices", indices)):
+        if isinstance(given, str) or (isinstance(given, (list, tuple)) and not given):
+            raise ValueError(f"{name} is {given!r}; expected a list of at least one of {', '.join(config.feature_names)}")
     if indices is not None:
         chosen = config.names_at(indices)
         if names is not None and tuple(names) != chosen:

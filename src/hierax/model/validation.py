@@ -56,6 +56,8 @@ def resolve_fields(config: HieraConfig) -> dict[str, Any]:
     if config.target is None:
         resolved["target"] = "first_frame" if axes == 3 and resolved["query_stride"][0] == 1 else "all"
     labels, count = config.id2label, config.num_labels
+    if isinstance(labels, (list, tuple)):
+        raise ValueError(f"id2label is {labels!r:.80}; expected an object of index: name, as dict(enumerate(names))")
     if count is None:
         resolved["num_labels"] = count = len(labels) if isinstance(labels, Mapping) else 1000
     if labels is None:
@@ -179,14 +181,17 @@ def require_fields(names: Iterable[str], known: AbstractSet[str]) -> None:
 def labels_by_id(labels: Any) -> dict[int, str]:
     """From label: index to index: label."""
     try:
-        return {int(i): str(name) for name, i in labels.items()}
+        found = {int(i): str(name) for name, i in labels.items()}
     except (AttributeError, TypeError, ValueError):
         raise ValueError(f"label2id is {labels!r:.80}; expected an object of name: index") from None
+    if len(found) < len(labels):
+        raise ValueError(f"label2id is {labels!r:.80}; expected another index for each name")
+    return found
 
 
 def labels_from_json(labels: Any) -> dict[int, str]:
     """From index, as JSON writes it, to label."""
     try:
         return {int(i): str(name) for i, name in labels.items()}
-    except (AttributeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         raise ValueError(f"id2label is {labels!r:.80}; expected an object of index: name") from None
