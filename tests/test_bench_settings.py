@@ -40,6 +40,9 @@ pytestmark = pytest.mark.usefixtures("small_and_private")
         ({"sizes": ("large",)}, "sizes has 'large'; expected pixels"),
         ({"sizes": (0,)}, "sizes has 0"),
         ({"calibration": "nowhere"}, "calibration is 'nowhere', which does not exist"),
+        ({"calibration": "."}, "calibration is for precision int8; precisions is fp32"),
+        ({"batches": 8}, "batches is 8; expected a list of at least one"),
+        ({"against": "jax"}, "against is 'jax'; expected all, transformers, timm, official"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_built(changes: dict[str, Any], message: str) -> None:
@@ -72,6 +75,9 @@ def test_a_backend_that_is_not_installed_names_the_extra(monkeypatch: pytest.Mon
 
 
 def test_sizes_are_squares_or_rows_by_columns() -> None:
+    assert settings(sizes="320x448").sizes == ("320x448",)
+    assert settings(sizes=448).sizes == ("448",)
+    assert settings(sizes=[448, (320, 448)]).sizes == ("448", "320x448")
     assert parse_size("", (224, 224), video=False) == (224, 224)
     assert parse_size("64", (224, 224), video=False) == (64, 64)
     assert parse_size("64x96", (224, 224), video=False) == (64, 96)

@@ -101,7 +101,7 @@ def resolve(
     """
     named = {"models": models, "batches": batches, "backends": backends}
     for field, values in {**named, "precisions": ("fp32",) if precisions is None else precisions}.items():
-        if isinstance(values, str) or not values:
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ValueError(f"{field} is {values!r}; expected a list of at least one")
     for field, value in (("rounds", rounds), *(("batches", b) for b in batches), ("threads", threads or 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -113,6 +113,9 @@ def resolve(
     if calibration is not None and not Path(calibration).exists():
         raise ValueError(f"calibration is {os.fspath(calibration)!r}, which does not exist; expected images")
     chosen = precisions or (("fp32", "bf16") if fast_bf16() else ("fp32",))
+    if calibration is not None and "int8" not in chosen:
+        raise ValueError(f"calibration is for precision int8; precisions is {', '.join(chosen)}")
+    sizes = [sizes] if isinstance(sizes, (str, int)) else sizes
     _check_engines(chosen, backends)
     return Settings(
         models=tuple(dict.fromkeys(map(str, models))),
@@ -120,7 +123,7 @@ def resolve(
         batches=tuple(dict.fromkeys(batches)),
         precisions=tuple(dict.fromkeys(chosen)),
         backends=tuple(dict.fromkeys(backends)),
-        against=peers.importable(against),
+        against=peers.importable([against] if isinstance(against, str) else against),
         against_precision=against_precision,
         seconds=float(seconds),
         rounds=rounds,
