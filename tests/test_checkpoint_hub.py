@@ -336,6 +336,10 @@ class Api:
         Api.last = self
 
     last: Any = None
+    there: tuple[str, ...] = ()
+
+    def file_exists(self, repo_id: str, filename: str, *, revision: str | None = None) -> bool:
+        return filename in self.there
 
     def create_repo(self, repo_id: str, **options: Any) -> str:
         self.calls.append(("create_repo", {"repo_id": repo_id, **options}))
@@ -364,6 +368,13 @@ def test_pushing_uploads_the_folder_and_a_card_with_the_license(
     card = api.files["README.md"].decode()
     assert f"\nlicense: {(license or 'unknown').lower()}\n" in card.split("---")[1]
     assert f"License of the weights: **{license or 'unknown'}**" in card
+
+
+def test_pushing_keeps_a_card_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(Api, "there", ("README.md",))
+    HieraForImageClassification(image_config()).push_to_hub("me/mine")
+    assert Api.last.files.keys() == {"config.json", "model.safetensors"}
 
 
 @pytest.mark.parametrize(

@@ -350,7 +350,8 @@ def push_model(
     address = api.create_repo(repo_id, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, folder)
-        Path(folder, "README.md").write_text(model_card(model, repo_id), encoding="utf-8")
+        if not api.file_exists(repo_id, "README.md", revision=revision):  # the author may have written one
+            Path(folder, "README.md").write_text(model_card(model, repo_id), encoding="utf-8")
         api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,

@@ -331,7 +331,8 @@ class Pretrained(nn.Module):
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Uploads what `save_pretrained` writes, and a model card that states the license; returns the address.
+        """Uploads what `save_pretrained` writes, and a model card that states the license; returns the address. A
+        `README.md` that the repository has is kept.
 
         Args:
             repo_id: "owner/name"; created if it is missing, `private` or not.
