@@ -49,7 +49,7 @@ class NotCached(OSError):
         """
         lacking = "" if self._file == "config.json" else f" ({self._file} is lacking)"  # config.json is requested first
         other = f"{option} {self.instead}".lstrip() if self.instead else "a folder or file"
-        near = _near(self.repository) if not lacking else ""
+        near = _near(self.repository) + _not_here(self.repository) if not lacking else ""
         return f"{self.repository} is not in the local cache{lacking} and {self._reason}{near}; {other} works offline"
 
 
@@ -85,7 +85,7 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
     except GatedRepoError:
         raise OSError(f"{repository}: request access to it on the Hub, then {_TOKEN}") from None
     except RepositoryNotFoundError:
-        near = _near(repository)
+        near = _near(repository) + _not_here(repository)
         raise OSError(f"{repository}: no such repository on the Hub{near} (if it is private, {_TOKEN})") from None
     except RevisionNotFoundError:
         raise OSError(f"{repository}: no revision {hub.revision!r} on the Hub") from None
@@ -102,6 +102,12 @@ def fetch(repository: str, file: str, hub: HubOptions) -> Path | None:
 def _near(repository: str) -> str:
     """A suggestion: the published checkpoint with the id that is most similar to an unknown id."""
     return "" if find_record(repository) else did_you_mean(repository, checkpoint_names())
+
+
+def _not_here(repository: str) -> str:
+    """A text for an id that was perhaps meant as the path of a folder: its parent is here."""
+    parent, _, name = repository.partition("/")
+    return f"; the folder {parent} is here, but has no {name}" if Path(parent).is_dir() else ""
 
 
 _SILENT: dict[str, float] = {}
