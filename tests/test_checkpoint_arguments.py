@@ -49,6 +49,17 @@ def test_labels_of_another_count_ask_for_a_new_head(folder: Path) -> None:
     assert CLASSES.from_pretrained(folder, num_labels=2, id2label=names).config.id2label == names
 
 
+def test_the_number_of_labels_has_two_names(folder: Path, saved: Save) -> None:
+    encoder = saved(HieraModel, image_config())
+    for name in ("num_labels", "num_classes"):
+        made = load(encoder, **{name: 3})  # type: ignore[arg-type]
+        assert isinstance(made, HieraForImageClassification)
+        assert made.head.weight.shape == (3, 64)
+    assert isinstance(load(encoder, num_classes=0), HieraModel)
+    with pytest.raises(ValueError, match=r"num_labels is 0; .*task='features' gives a model without a head"):
+        load(folder, num_classes=0)
+
+
 def test_labels_may_be_given_both_ways(folder: Path) -> None:
     names = {i: f"class {i}" for i in range(3)}
     indices = {name: i for i, name in names.items()}

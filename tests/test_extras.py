@@ -46,6 +46,15 @@ def test_a_package_that_is_set_aside_counts_as_missing(monkeypatch: pytest.Monke
         extras.load("a video", "av")
 
 
+def test_a_folder_of_the_user_with_the_same_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "datasets_of_mine").mkdir()
+    (tmp_path / "package_of_mine").mkdir()
+    (tmp_path / "package_of_mine" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not extras.is_installed("datasets_of_mine")
+    assert extras.is_installed("package_of_mine")
+
+
 def test_a_package_that_is_there_and_broken_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> None:
         raise ImportError("libGL.so.1: cannot open shared object file")

@@ -69,7 +69,8 @@ class MissingPackage(ModuleNotFoundError):
 def is_installed(module: str) -> bool:
     """Whether a package is installed, by the name that is imported. It is not imported."""
     try:
-        return importlib.util.find_spec(module) is not None
+        spec = importlib.util.find_spec(module)
+        return spec is not None and spec.origin is not None  # a folder of the user with the same name has no origin
     except (ImportError, ValueError):  # an importer refuses it, or the module has no spec
         return False
 

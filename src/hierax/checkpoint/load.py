@@ -231,7 +231,7 @@ def load(
     given = None if task is None else task_named(task)  # an unknown task is an error before anything is read
     hub = HubOptions(revision, cache_dir, token_of(overrides, token), local_files_only)
     checkpoint = as_checkpoint(source, hub, variant, part=part, config=config, base=base)
-    new_head = num_labels is not None or "num_labels" in overrides
+    new_head = num_labels is not None or bool(overrides.get("num_classes"))  # its name in timm
     spec = given or detect_task(checkpoint, new_head=new_head)
     return load_model(
         spec.cls,

@@ -225,7 +225,10 @@ class _Classifier(Task[ClassifierOutput]):
     def __init__(self, config: HieraConfig) -> None:
         super().__init__(config)
         if config.num_labels < 1:
-            raise ValueError("num_labels is 0; expected at least one label for a classifier")
+            raise ValueError(
+                "num_labels is 0; expected at least one label for a classifier (task='features' gives a model without "
+                "a head)"
+            )
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.head = Head(config.hidden_size, config.num_labels)
