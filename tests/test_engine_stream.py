@@ -131,6 +131,12 @@ def test_wrong_numbers_are_errors_at_once(wrong: Callable[[Engine], Any], messag
         wrong(engine)
 
 
+@pytest.mark.parametrize("items", ["a.jpg", b"a.jpg", Path("a.jpg")])
+def test_a_single_image_is_no_list_of_letters(items: Any, engine: Engine) -> None:
+    with pytest.raises(TypeError, match=rf"items is a {type(items).__name__}; expected several images"):
+        engine.stream(items)
+
+
 def test_mae_models_are_not_streamed() -> None:
     with (
         Engine(tiny("mae"), backend="torch", precision="fp32", cache_dir=False) as made,

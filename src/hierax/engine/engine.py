@@ -29,7 +29,7 @@ from hierax.engine.memory import check_outputs, memory_errors
 from hierax.engine.opening import axes_of, check_counts, check_inputs, model_for
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
 from hierax.engine.signature import EngineOutput, Program, Signature, encoder_of, mae_of, to_output, typed_mae
-from hierax.engine.streaming import Item, StreamResult, stream_results
+from hierax.engine.streaming import Item, StreamResult, check_items, stream_results
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS, task_of
 from hierax.processing import HieraImageProcessor, ImageInput
@@ -274,6 +274,7 @@ class Engine:
         """
         self._check_open()
         check_counts(batch_size=batch_size, workers=workers or 1)
+        check_items(items)
         if self.signature.masked:
             raise ValueError("stream is for tasks with an output per input; call an engine of task 'mae' itself")
         return stream_results(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,6 +49,12 @@ class _Read(Generic[Item]):
     item: Item
     pixels: Tensor | None = None
     error: Exception | None = None
+
+
+def check_items(items: object) -> None:
+    """Raises `TypeError` for a single image instead of several, whose letters would be taken for items."""
+    if isinstance(items, (str, bytes, os.PathLike)):
+        raise TypeError(f"items is a {type(items).__name__}; expected several images, such as a list of paths")
 
 
 def stream_results(
