@@ -504,6 +504,12 @@ def test_the_guide_to_recipes_names_every_recipe() -> None:
     assert set(RECIPES) <= named
 
 
+def test_packages_for_a_machine_without_internet_contain_hierax_itself() -> None:
+    """`pip download .` saves the dependencies of a project that is a folder, but not the project; `pip wheel .` does."""
+    assert "`pip wheel -w wheels .`" in text_of("offline")
+    assert not any("pip download" in path.read_text(encoding="utf-8") for path in DOCUMENTS)
+
+
 def _rows(guide: str, first: str) -> list[list[str]]:
     """Cells of the table whose heading begins with this cell."""
     tables = re.findall(r"(?:^\|.*\|\n)+", text_of(guide), flags=re.MULTILINE)
