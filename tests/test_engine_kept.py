@@ -1,15 +1,18 @@
 """What engines keep on disk: when a model is converted again, and when it is not."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from engines import assert_same, tiny
+from engines import assert_same, plainly, tiny
 from hierax.engine import Engine
 from hierax.engine.backends import openvino as openvino_backend
+from hierax.model.tasks import HieraBackbone
+from small import relative
 
 pytest.importorskip("openvino")
 
@@ -36,8 +39,11 @@ def converted(model: Any, cache: Any, **options: Any) -> Any:
         return engine(pixel_values=torch.ones(1, 3, 64, 64))
 
 
-def test_a_second_engine_does_not_convert_again(tmp_path: Path, conversions: list[Any]) -> None:
-    model = tiny("features")
+@pytest.mark.parametrize("task", ["features", "backbone", "backbone without norms"])
+def test_a_second_engine_does_not_convert_again(task: str, tmp_path: Path, conversions: list[Any]) -> None:
+    model = tiny(task.split()[0])
+    if "without" in task:
+        model = HieraBackbone(model.config).eval()
     first = converted(model, tmp_path / "kept")
     again = converted(model, tmp_path / "kept")
     assert len(conversions) == 1
@@ -59,6 +65,32 @@ def test_other_weights_or_outputs_are_converted_anew(tmp_path: Path, conversions
         model.norm.bias.add_(1)
     converted(model, tmp_path / "kept")
     assert len(conversions) == 3
+
+
+def _hooked(model: Any) -> None:
+    model.encoder.blocks[1].register_forward_hook(lambda module, given, found: found.flip(-1))
+
+
+def _with_another_activation(model: Any) -> None:
+    model.encoder.blocks[1].mlp.act = torch.nn.Tanh()
+
+
+def _with_another_call(model: Any) -> None:
+    model.encoder.blocks[1].mlp.forward = torch.sin
+
+
+@pytest.mark.parametrize("change", [_hooked, _with_another_activation, _with_another_call])
+def test_what_weights_and_configuration_do_not_say_is_converted_anew(
+    change: Callable[[Any], None], tmp_path: Path, conversions: list[Any]
+) -> None:
+    model = tiny("features")
+    before = converted(model, tmp_path / "kept")
+    change(model)
+    found = converted(model, tmp_path / "kept")
+    assert_same(found, plainly(model, torch.ones(1, 3, 64, 64)))
+    assert relative(found.pooler_output, before.pooler_output) > 1e-3
+    assert len(conversions) == 2
+    assert len(list((tmp_path / "kept").iterdir())) == 1
 
 
 def test_a_damaged_artifact_is_made_again_and_the_log_says_so(

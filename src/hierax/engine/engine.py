@@ -19,14 +19,13 @@ from hierax.engine.backends.exported import ExportedBackend, find_export
 from hierax.engine.backends.onnx import OnnxBackend
 from hierax.engine.backends.openvino import OpenVinoBackend
 from hierax.engine.backends.pytorch import SeldomRunner, TorchBackend
-from hierax.engine.cache import ArtifactCache, cache_in
 from hierax.engine.calibration import ImageInputs, calibration_batches, source_digest
 from hierax.engine.context import renew_lock
 from hierax.engine.device_pixels import DevicePixels
 from hierax.engine.forking import follow, keep_forever, openvino_is_lost
 from hierax.engine.hardware import Choice, choose, fast_bf16
 from hierax.engine.memory import check_outputs, memory_errors
-from hierax.engine.opening import axes_of, check_counts, check_inputs, model_for
+from hierax.engine.opening import axes_of, cache_for, check_counts, check_inputs, model_for
 from hierax.engine.pool import Backend, Runner, RunnerPool, Shape, buckets
 from hierax.engine.signature import EngineOutput, Program, Signature, encoder_of, mae_of, to_output, typed_mae
 from hierax.engine.streaming import Item, StreamResult, check_items, stream_results
@@ -130,7 +129,7 @@ class Engine:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hierax-engine") if on_cpu else None
         self._slow: TorchBackend | None = None
         self._backend: Backend = (
-            ExportedBackend(exported, threads=threads) if exported else self._make_backend(choice, cache_in(cache_dir))
+            ExportedBackend(exported, threads=threads) if exported else self._make_backend(choice, cache_dir)
         )
         self._pool = RunnerPool(self._backend.runner, None if exported else self._eager, limit=max_shapes)
         follow(self)
@@ -160,10 +159,11 @@ class Engine:
             _log.warning("OpenVINO was used before this process was forked: in the child the engine runs on PyTorch")
         self._pool = RunnerPool(make, eager, limit=limit)
 
-    def _make_backend(self, choice: Choice, cache: ArtifactCache | None) -> Backend:
+    def _make_backend(self, choice: Choice, cache_dir: str | os.PathLike[str] | bool | None) -> Backend:
         if choice.backend in ("torch", "compile"):
             self._slow = self._torch(choice.precision, compiler=choice.backend == "compile")
             return self._slow
+        cache = cache_for(self._model, cache_dir)
         key: dict[str, Any] = {
             "weights": weights_digest(self._model),
             "config": self.config.to_json(),

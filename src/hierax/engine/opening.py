@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Sequence
 
@@ -10,12 +11,16 @@ import torch
 
 from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import Checkpoint
+from hierax.engine.cache import ArtifactCache, cache_in
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
+from hierax.model.layers import is_seen
 from hierax.model.pretrained import Pretrained
-from hierax.model.registry import task_named
+from hierax.model.registry import task_named, task_of
 from hierax.model.tasks import HieraBackbone
 from hierax.processing import HieraImageProcessor
+
+_log = logging.getLogger("hierax.engine")
 
 
 def check_counts(**counts: object) -> None:
@@ -52,6 +57,26 @@ def axes_of(config: HieraConfig, size: int | Sequence[int] | None) -> tuple[int,
     if len(size) != config.axes:
         raise ValueError(f"size is {tuple(size)}; expected {config.axes} sizes in pixels, or one")
     return tuple(size)
+
+
+def cache_for(model: Pretrained, folder: str | os.PathLike[str] | bool | None) -> ArtifactCache | None:
+    """The cache of the compiled programs of `model` in a folder, as `cache_in`. None too for a model whose weights and
+    configuration do not say all that it computes, because the keys of the cache are made of these.
+    """
+    cache = cache_in(folder)
+    if cache is None or _is_as_built(model):
+        return cache
+    _log.info("compiled programs are not cached: the model has hooks, or other modules than its configuration describes")
+    return None
+
+
+def _is_as_built(model: Pretrained) -> bool:
+    """Whether a model has the modules that its configuration describes, and no hooks."""
+    task, parts = task_of(type(model)), {name.split(".")[0] for name in model.state_dict()}
+    with torch.device("meta"):
+        built = task.cls(model.config, **task.constructor_arguments(parts))
+    kinds, expected = ([(name, type(part)) for name, part in one.named_modules()] for one in (model, built))
+    return kinds == expected and not is_seen(*model.modules())
 
 
 def model_for(
