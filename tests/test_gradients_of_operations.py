@@ -68,6 +68,14 @@ def test_attention_has_the_gradients_that_pytorch_derives(heads: int, neighbors:
     assert torch.autograd.gradgradcheck(lambda t: attention(t, neighbors), parts)
 
 
+def test_nothing_has_gradients_of_nothing() -> None:
+    x, parts = numbers(0, 4, 3), numbers(3, 0, 2, 8, 4)
+    (maximum(x, 1).sum() + attention(parts, 2).sum()).backward()
+    assert x.grad is not None
+    assert parts.grad is not None
+    assert (x.grad.shape, parts.grad.shape) == (x.shape, parts.shape)
+
+
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_gradients_of_many_vectors_are_computed_at_once(create_graph: bool) -> None:
     x, parts = numbers(2, 4, 3), numbers(3, 2, 1, 4, 3)

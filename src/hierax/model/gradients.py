@@ -98,7 +98,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, parts: Tensor, neighbors: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        _, windows, heads, _, width = parts.shape
+        _, windows, heads, tokens, width = parts.shape
         queries, keys, values = parts.unbind(0)
         if neighbors > 1:
             queries = _larger(_pooled(queries, neighbors), 2)
@@ -106,7 +106,7 @@ class _Attention(torch.autograd.Function):
         weights = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
         ctx.save_for_backward(parts, queries if neighbors > 1 else None, weights)
         ctx.neighbors = neighbors
-        return torch.bmm(weights, v).view(windows, heads, -1, width)
+        return torch.bmm(weights, v).view(windows, heads, tokens // neighbors, width)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
