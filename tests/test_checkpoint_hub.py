@@ -78,7 +78,9 @@ def test_an_offline_miss_says_so_and_asks_no_network(
 def test_a_miss_of_what_may_be_a_folder_says_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OSError, match=r"^runs/ft is not in .*; the folder runs is here, but has no ft; hierax/femto works"):
+    with pytest.raises(
+        OSError, match=r"^runs/ft is not in .*; the folder runs is here, but has no ft; hierax/femto works"
+    ):
         load("runs/ft", cache_dir=tmp_path)
     with pytest.raises(OSError, match=r"^ruins/ft is not in the local cache and the Hub is switched off; hierax/femto"):
         load("ruins/ft", cache_dir=tmp_path)

@@ -187,9 +187,15 @@ def test_a_head_of_another_size_is_told_and_the_advice_works(model: Any, tmp_pat
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda m: setattr(m, "head", torch.nn.Sequential(m.head)), r"head\.0\.weight, head\.0\.bias are not tensors of"),
+        (
+            lambda m: setattr(m, "head", torch.nn.Sequential(m.head)),
+            r"head\.0\.weight, head\.0\.bias are not tensors of",
+        ),
         (lambda m: setattr(m, "head", torch.nn.Identity()), r"head\.weight, head\.bias are missing tensors of"),
-        (lambda m: torch.nn.utils.parametrizations.weight_norm(m.head), r"head\.parametrizations\.weight\.original0, .*not"),
+        (
+            lambda m: torch.nn.utils.parametrizations.weight_norm(m.head),
+            r"head\.parametrizations\.weight\.original0, .*not",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_opened_again_is_told(
@@ -198,7 +204,7 @@ def test_a_folder_that_cannot_be_opened_again_is_told(
     change(model)
     with pytest.warns(Notice, match=f"cannot be opened again: {problem}"):
         model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="model.safetensors"):
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
         HieraForImageClassification.from_pretrained(tmp_path)
 
 

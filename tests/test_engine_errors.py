@@ -72,7 +72,10 @@ def test_clips_do_not_come_from_picture_files(shared: Shared) -> None:
         ({"device": "gpu"}, "device is 'gpu'"),
         ({"task": "features"}, "task is 'features'; a model that is already built has its own"),
         ({"out_features": ("stem",)}, "out_features is for task='backbone'"),
-        ({"calibration": torch.zeros(2, 3, 64, 64), "precision": "fp32"}, "is for precision='int8'.*; precision is 'fp32'"),
+        (
+            {"calibration": torch.zeros(2, 3, 64, 64), "precision": "fp32"},
+            "is for precision='int8'.*; precision is 'fp32'",
+        ),
     ],
 )
 def test_an_engine_that_cannot_be_says_why(options: dict[str, Any], problem: str) -> None:

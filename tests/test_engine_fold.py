@@ -137,13 +137,17 @@ class Adapted(torch.nn.Module):
         return self.base_layer(x) + self.rank(x)
 
 
+def _adapt(module: Any, name: str) -> None:
+    setattr(module, name, Adapted(getattr(module, name)))
+
+
 def _doubled(*call: Any) -> torch.Tensor:
     return 2 * call[-1]
 
 
 CHANGES: dict[str, Any] = {
-    "an adapter in attention": lambda m: setattr(m.encoder.blocks[1].attn, "qkv", Adapted(m.encoder.blocks[1].attn.qkv)),
-    "an adapter in the MLP": lambda m: setattr(m.encoder.blocks[1].mlp, "fc2", Adapted(m.encoder.blocks[1].mlp.fc2)),
+    "an adapter in attention": lambda m: _adapt(m.encoder.blocks[1].attn, "qkv"),
+    "an adapter in the MLP": lambda m: _adapt(m.encoder.blocks[1].mlp, "fc2"),
     "a norm of another kind": lambda m: setattr(m.encoder.blocks[1], "norm1", torch.nn.Tanh()),
     "a layer without bias": lambda m: setattr(m.encoder.blocks[1].mlp, "fc1", torch.nn.Linear(16, 64, bias=False)),
     "a hook on a block": lambda m: m.encoder.blocks[1].register_forward_hook(_doubled),

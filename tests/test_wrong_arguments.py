@@ -128,7 +128,9 @@ def test_a_mask_ratio_that_is_none_is_named(ratio: Any) -> None:
 @pytest.mark.parametrize("name", ["out_features", "out_indices"])
 @pytest.mark.parametrize("value", ["stage2", [], ()])
 def test_maps_that_are_no_list_of_names_are_refused(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} is .*; expected a list of at least one of stem, stage1, stage2") as e:
+    with pytest.raises(
+        ValueError, match=rf"^{name} is .*; expected a list of at least one of stem, stage1, stage2"
+    ) as e:
         hierax.HieraBackbone(image_config(), **{name: value})
     assert repr(value) in str(e.value)
     with pytest.raises(ValueError, match=rf"{name} is .*; expected a list of at least one of stem"):

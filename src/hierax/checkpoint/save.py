@@ -114,7 +114,9 @@ def _tell_differences(model: "Pretrained", tensors: Mapping[str, Tensor], place:
         )
     elif shapes:
         name, labels = shapes[0], tensors[shapes[0]].shape[0]
-        hint = f"; model.config = model.config.replace(num_labels={labels}) says so" if _is_classifier(task, name) else ""
+        hint = (
+            f"; model.config = model.config.replace(num_labels={labels}) says so" if _is_classifier(task, name) else ""
+        )
         notify(
             f"{place}: cannot be opened again: {name} has shape {list(tensors[name].shape)}, but the configuration "
             f"says {list(expected[name].shape)}{hint}"

@@ -66,7 +66,9 @@ def cache_for(model: Pretrained, folder: str | os.PathLike[str] | bool | None) -
     cache = cache_in(folder)
     if cache is None or _is_as_built(model):
         return cache
-    _log.info("compiled programs are not cached: the model has hooks, or other modules than its configuration describes")
+    _log.info(
+        "compiled programs are not cached: the model has hooks, or other modules than its configuration describes"
+    )
     return None
 
 

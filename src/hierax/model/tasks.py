@@ -210,7 +210,9 @@ def _with_features(config: HieraConfig, names: Sequence[str] | None, indices: Se
     require_config(config)
     for name, given in (("out_features", names), ("out_indices", indices)):
         if isinstance(given, str) or (isinstance(given, (list, tuple)) and not given):
-            raise ValueError(f"{name} is {given!r}; expected a list of at least one of {', '.join(config.feature_names)}")
+            raise ValueError(
+                f"{name} is {given!r}; expected a list of at least one of {', '.join(config.feature_names)}"
+            )
     if indices is not None:
         chosen = config.names_at(indices)
         if names is not None and tuple(names) != chosen:
