@@ -15,6 +15,11 @@ from hierax.model import products
 from hierax.model.layers import Linear, activated
 from hierax.model.products import linear
 
+
+class Own(Tensor):
+    """A tensor of another library."""
+
+
 SHAPES = [(96, 288), (288, 96), (64, 64), (1, 7), (33, 1)]
 
 
@@ -108,6 +113,9 @@ def test_other_kinds_of_tensors_go_to_pytorch(used: list[int]) -> None:
         assert linear(x, weight, bias).dtype == torch.bfloat16
     assert linear(x.to("meta"), weight.to("meta"), None).device.type == "meta"
     assert linear(x[0], weight, bias).shape == (24,)
+    assert isinstance(linear(x, weight.as_subclass(Own), bias), Own)  # as quantized weights are
+    with torch.autocast("cpu", torch.bfloat16):
+        assert isinstance(linear(x.requires_grad_(), weight.as_subclass(Own), bias), Own)
     assert not used
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hierax.model.observed import is_plain
 
+_WEIGHTS = (Tensor, nn.Parameter)
+"""Types of weights of PyTorch itself. Those of quantized or sharded weights have operators of their own."""
 _LEAST = 1 << 25
 """Multiply-accumulates of a product from which oneDNN saves, in one call, the time that it needs to prepare for new
 sizes (0.2 to 0.9 ms)."""
@@ -77,6 +79,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
+        and type(weight) in _WEIGHTS
         and is_plain(x)  # before the sizes: an export would be for the sizes that were asked about
         and x.ndim > 1
         and x.numel() * weight.shape[0] >= _LEAST
@@ -94,6 +97,7 @@ def _suits_in_half(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and weight.dtype == torch.float32
+        and type(weight) in _WEIGHTS
         and x.dtype in (torch.float32, torch.bfloat16)
         and is_plain(x)
         and x.ndim > 1
