@@ -30,7 +30,7 @@ class CopyOptions:
         dtype: dtype of the model; None: that of the file.
         device: device of the model.
         ignore_mismatched_sizes: if a tensor has another shape in the file, its module gets random weights.
-        copy: copy the tensors, because other models may be made from the open checkpoint.
+        copy: copy the tensors, because more models may be made of them, or their file may be overwritten.
     """
 
     dtype: torch.dtype | None

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -97,13 +98,22 @@ def load_model(
     )
     made = _task_config(task, checkpoint, report, given)
     model = _built(cls, made, checkpoint, built_with)
-    copying = CopyOptions(asked.dtype, asked.device, ignore_mismatched_sizes, copy=copy and read is source)
+    copied = (copy and read is source) or _may_be_overwritten(read.source.weights)
+    copying = CopyOptions(asked.dtype, asked.device, ignore_mismatched_sizes, copy=copied)
     fill(model, task, checkpoint, report, reinitialized, copying)
     for name, value in asked.outputs.items():
         setattr(model.config, name, value)
     model.loading_report = report
     model.preprocessing = _preprocessing_for(made, checkpoint)
     return model.eval()
+
+
+def _may_be_overwritten(weights: Path | None) -> bool:
+    """Whether tensors that are mapped from a file must be copied. `torch.save` writes into the file that it replaces,
+    so a script that saves a model to the file it was read from would lose both, and be killed (SIGBUS). Writers of
+    safetensors make a new file.
+    """
+    return weights is not None and weights.is_file() and ".safetensors" not in weights.name
 
 
 def _preprocessing_for(config: HieraConfig, opened: Checkpoint) -> "Preprocessing | None":
