@@ -269,6 +269,7 @@ def test_the_problem_type_of_the_configuration_decides(kind: str, labels: Tensor
     ("labels", "message"),
     [
         (torch.tensor([0, 1, 2]), r"labels has shape \[3\]; expected \[2\] for single_label_classification"),
+        (torch.tensor([0.0, 1.0]), r"labels has shape \[2\]; expected \[2, 5\] for .*; class indices are integers$"),
         (torch.zeros(2, 4), r"labels has shape \[2, 4\]; expected \[2, 5\] for multi_label_classification"),
         pytest.param(torch.zeros(5, 2), r"labels has shape \[5, 2\]; expected \[2, 5\] for multi_label_classification"),
     ],

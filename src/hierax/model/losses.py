@@ -30,7 +30,8 @@ def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> 
     classes = kind == "single_label_classification" and not labels.is_floating_point()
     shape, expected = tuple(labels.shape), tuple(logits.shape[:1] if classes else logits.shape)
     if expected not in (shape, (*shape, 1), shape[:1] if shape[1:] == (1,) else shape):
-        raise ValueError(f"labels has shape {list(shape)}; expected {list(expected)} for {kind}")
+        hint = "; class indices are integers" if shape == logits.shape[:1] and labels.is_floating_point() else ""
+        raise ValueError(f"labels has shape {list(shape)}; expected {list(expected)} for {kind}{hint}")
     logits, labels = logits.float() if logits.dtype != torch.float64 else logits, labels.reshape(expected)
     if kind == "single_label_classification":  # floats are the probabilities of the classes, as mixup makes them
         try:
