@@ -101,6 +101,17 @@ def test_the_vectorized_jacobian_of_a_model_is_that_of_its_rows(strategy: str) -
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_derivatives_in_forward_mode_need_no_small_input(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_MAX_EXPLICIT_SCORES_FP32", 0)  # as of a large input: attention is fused
+    torch.manual_seed(0)
+    model: Any = randomize(hierax.HieraForImageClassification(image_config()), 0.2).to(dtype)
+    x, tangent = (torch.randn(1, 3, 64, 64, dtype=dtype) for _ in range(2))
+    _, found = torch.func.jvp(lambda t: model(t).logits, (x,), (tangent,))
+    rows = torch.autograd.functional.jacobian(lambda t: model(t).logits[0], x)
+    torch.testing.assert_close(found[0], (rows * tangent).flatten(1).sum(1), rtol=1e-3, atol=1e-3)
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "image": lambda: hierax.HieraForImageClassification(image_config()),
     "clip": lambda: hierax.HieraForVideoClassification(video_config()),

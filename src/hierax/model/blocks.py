@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from hierax.model.config import HieraConfig
 from hierax.model.gradients import attention, learns
 from hierax.model.layers import CONVS, LayerNorm, Linear, Scale, activated
-from hierax.model.observed import is_traced
+from hierax.model.observed import is_forward_mode, is_traced
 from hierax.model.plan import BlockSpec
 from hierax.model.tokens import pool, published_order, split_axis, unpublished_order
 from hierax.model.windows import WindowLayout, by_windows, pool_windows
@@ -49,14 +49,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, added
 
     On a CPU, two products with a softmax between are faster in two cases (docs/log.md). In float32 its fused kernel
     hardly uses a second thread, which shows where scores are few. In half precision the kernel's backward pass takes
-    2.5 times as long. They are not used while tracing, so that an export contains the operator itself.
+    2.5 times as long. They are not used while tracing, so that an export contains the operator itself. Fused kernels
+    have no derivatives in forward mode.
     """
     scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
     most = 0
     if q.device.type == "cpu" and not is_traced():
         learning = q.dtype in _HALF and torch.is_grad_enabled() and q.requires_grad
         most = _MAX_EXPLICIT_SCORES_FP32 if q.dtype == torch.float32 else _MAX_EXPLICIT_SCORES_HALF if learning else 0
-    if scores <= most:
+    if scores <= most or (not is_traced() and is_forward_mode()):
         scaled = q if scale == 1 else q * (q.shape[-1] ** -0.5 if scale is None else scale)
         products = scaled @ k.transpose(-2, -1)
         return (products if added is None else products + added).softmax(-1) @ v

@@ -13,14 +13,15 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
+def is_forward_mode() -> bool:
+    """Whether derivatives are computed together with the values (`torch.func.jvp`, `hessian`)."""
+    return forward_ad._current_level >= 0
+
+
 def is_observed() -> bool:
     """Whether something else than PyTorch itself sees the operators: a transform of functions, or a mode such as a FLOP
     counter."""
-    return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active() or is_forward_mode()
 
 
 def is_plain(x: Tensor | Any) -> bool:
