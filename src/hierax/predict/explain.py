@@ -27,6 +27,7 @@ from hierax.predict.features import feature_files
 from hierax.predict.inputs import check_inputs, image_paths
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.predict.rollout import rollout
+from hierax.predict.unread import WrittenWhenRead
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
@@ -128,7 +129,8 @@ def explain(
         model, method=method, size=size, whole=whole, device=device, batch_size=batch_size, max_pixels=max_pixels
     )
     files = feature_files(paths, output, overwrite=overwrite, clips=predictor.config.is_video)
-    return write_explanations(predictor, paths, files, labels=wanted, top_k=top_k, method=method)
+    results = write_explanations(predictor, paths, files, labels=wanted, top_k=top_k, method=method)
+    return WrittenWhenRead(results, "explain")
 
 
 def asked_labels(labels: int | str | Iterable[int | str] | None, *, top_k: int, method: str) -> list[int | str] | None:

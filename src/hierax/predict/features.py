@@ -25,6 +25,7 @@ from hierax.model.registry import TASKS
 from hierax.model.tasks import HieraBackbone
 from hierax.predict.inputs import check_inputs, check_no_input, image_paths, not_finite, read_pixels, stream
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
+from hierax.predict.unread import WrittenWhenRead
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
@@ -127,7 +128,7 @@ def features(
         inputs=len(paths),
     )
     files = feature_files(paths, output, overwrite=overwrite, clips=predictor.config.is_video)
-    return write_features(predictor, paths, files, attention=attention)
+    return WrittenWhenRead(write_features(predictor, paths, files, attention=attention), "features")
 
 
 def open_features(
