@@ -72,6 +72,19 @@ def test_a_box_that_is_only_nearly_right_counts_at_low_thresholds(tmp_path: Path
     assert 0.5 < numbers["AP"] < 0.7
 
 
+def test_small_and_large_masks_are_told_by_the_pixels_of_the_mask() -> None:
+    """As in COCO's own evaluation. The box of this thin object has 40 x 40 pixels, which would be of middle size."""
+    thin = encode(np.eye(40, dtype=bool))
+    box = (0.0, 0.0, 40.0, 40.0)
+    truth = AnnotatedImage("", 1, 40, 40, (ObjectAnnotation((0.0, 0.0, 4.0, 4.0), 0, 16.0, False,
+                                                            encode(np.eye(40, k=30, dtype=bool))),))  # fmt: skip
+    data = DetectionDataset("", (truth,), ("line",), (1,))
+    right, wrong = FoundObject(box, 0, 0.5, truth.objects[0].segmentation), FoundObject(box, 0, 0.9, thin)
+    numbers = compare(data, {1: [right, wrong]}, masks=True).numbers
+    assert numbers["AP"] == pytest.approx(0.5), "the wrong object has the higher score"
+    assert numbers["APs"] == pytest.approx(0.5), "it is small, too, so it counts among the small ones"
+
+
 # -- pycocotools -----------------------------------------------------------------------------------------------------
 
 
@@ -132,7 +145,9 @@ def of_pycocotools(data: DetectionDataset, found: Any, *, masks: bool) -> dict[s
     truth: Any = COCO()
     truth.dataset = ground_truth(data, masks=masks)
     truth.createIndex()
-    evaluation = COCOeval(truth, truth.loadRes(results(found, data.category_ids)), "segm" if masks else "bbox")
+    evaluation = COCOeval(
+        truth, truth.loadRes(results(found, data.category_ids, masks=masks)), "segm" if masks else "bbox"
+    )
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
@@ -166,4 +181,4 @@ def test_categories_have_the_numbers_of_the_file(tmp_path: Path) -> None:
     data = open_detection(one_file(tmp_path))
     assert [c["id"] for c in ground_truth(data, masks=False)["categories"]] == list(IDS)
     assert [c["name"] for c in ground_truth(data, masks=False)["categories"]] == list(NAMES)
-    assert {row["category_id"] for row in results(perfect(data), data.category_ids)} == set(IDS)
+    assert {row["category_id"] for row in results(perfect(data), data.category_ids, masks=False)} == set(IDS)

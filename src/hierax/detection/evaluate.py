@@ -151,15 +151,18 @@ def ground_truth(data: DetectionDataset, *, masks: bool) -> dict[str, Any]:
     }
 
 
-def results(found: Mapping[int, Sequence[FoundObject]], category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Objects by the ids of their images, in the form of COCO's results."""
+def results(
+    found: Mapping[int, Sequence[FoundObject]], category_ids: Sequence[int], *, masks: bool
+) -> list[dict[str, Any]]:
+    """Objects by the ids of their images, in the form of COCO's results: each has its mask, or its box.
+
+    If one has both, COCO's evaluation takes the area of the box for that of the mask.
+    """
     listed = []
     for key, objects in found.items():
         for one in objects:
-            entry: dict[str, Any] = {
-                "image_id": key, "category_id": category_ids[one.label], "bbox": list(one.box), "score": one.score
-            }  # fmt: skip
-            listed.append(entry if one.mask is None else {**entry, "segmentation": one.mask})
+            place = {"segmentation": one.mask} if masks else {"bbox": list(one.box)}
+            listed.append({"image_id": key, "category_id": category_ids[one.label], "score": one.score, **place})
     return listed
 
 
@@ -174,7 +177,7 @@ def compare(
     check_packages("an evaluation of detection")
     from faster_coco_eval import COCO, COCOeval_faster
 
-    truth, listed = COCO(ground_truth(data, masks=masks)), results(found, data.category_ids)
+    truth, listed = COCO(ground_truth(data, masks=masks)), results(found, data.category_ids, masks=masks)
     counts = np.zeros(len(data.classes), int)
     for image in data.images:
         for one in image.objects:
