@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from detection_sets import IDS, NAMES, coco_values, drawn, one_file
-from hierax.detection import DetectionDataset, FoundObject, open_detection
+from hierax.detection import DetectionDataset, FoundObject, detect, evaluate_detection, open_detection
+from hierax.detection.build import Detector, build_detector
 from hierax.detection.dataset import AnnotatedImage, ObjectAnnotation
 from hierax.detection.evaluate import NUMBERS, compare, ground_truth, results
 from hierax.detection.masks import encode
+from hierax.detection.recipes import DetectionRecipe
 
 STORED = Path(__file__).parent / "data" / "pycocotools.json"
 
@@ -175,6 +177,47 @@ def test_all_twelve_numbers_are_those_of_the_installed_pycocotools(masks: bool) 
         assert {name: -1 if value is None else value for name, value in ours.items()} == pytest.approx(
             theirs, abs=1e-12
         )
+
+
+def untrained(task: str, classes: tuple[str, ...], ids: tuple[int, ...]) -> Detector:
+    """A small model with random weights."""
+    head = {"detect": "rt-detr", "instances": "mask2former"}[task]
+    made = DetectionRecipe(name="small", task=task, head=head, model="hiera_femto_160", image_size=64, width=32)
+    return build_detector(made, classes, ids, None)[0]
+
+
+def test_classes_of_an_open_data_set_are_matched_by_their_names(tmp_path: Path) -> None:
+    file = one_file(tmp_path)
+    data, model = open_detection(file), untrained("detect", NAMES[::-1], IDS[::-1])
+    assert data.classes != model.classes
+    found, expected = (evaluate_detection(source, model=model, device="cpu").to_dict() for source in (data, file))
+    assert found == expected
+    with pytest.raises(ValueError, match="has objects of 'red', which is not among the 1 classes 'blue'"):
+        evaluate_detection(data, model=untrained("detect", ("blue",), (17,)), device="cpu")
+
+
+def test_a_data_set_that_was_opened_without_masks_is_refused_for_a_model_of_masks(tmp_path: Path) -> None:
+    data = open_detection(one_file(tmp_path))
+    with pytest.raises(ValueError, match=r"has objects without masks; expected open_detection\(…, masks=True\)"):
+        evaluate_detection(data, model=untrained("instances", NAMES, IDS), device="cpu")
+
+
+def test_a_batch_of_no_images_is_an_error(tmp_path: Path) -> None:
+    file, model = one_file(tmp_path), untrained("detect", NAMES, IDS)
+    with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
+        evaluate_detection(file, model=model, batch_size=0)
+    with pytest.raises(ValueError, match="batch_size is -1; expected 1 or more"):
+        detect([tmp_path / "0.png"], model=model, batch_size=-1)
+
+
+@pytest.mark.parametrize("task", ["detect", "instances"])
+def test_a_model_with_damaged_weights_is_an_error_not_an_image_without_objects(task: str, tmp_path: Path) -> None:
+    one_file(tmp_path)
+    model = untrained(task, NAMES, IDS)
+    for parameter in model.model.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the output of the model is not finite; its weights may be damaged"):
+        list(detect([tmp_path / "0.png"], model=model, device="cpu"))
 
 
 def test_categories_have_the_numbers_of_the_file(tmp_path: Path) -> None:

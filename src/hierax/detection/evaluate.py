@@ -13,7 +13,7 @@ import numpy as np
 from hierax.detection.build import Detector, check_packages, open_detector
 from hierax.detection.dataset import AnnotatedImage, DetectionDataset
 from hierax.detection.masks import encode
-from hierax.detection.objects import FoundObject, find_objects
+from hierax.detection.objects import FoundObject, check_batch_size, find_objects
 from hierax.detection.sources import open_detection
 from hierax.devices import find_device
 from hierax.predict.inputs import read_ahead
@@ -74,7 +74,8 @@ def evaluate_detection(
     """Measures a model of detection on annotated images. Masks are compared if it finds masks, else boxes.
 
     Args:
-        data: what `open_detection` opens, or a data set. Classes are matched by their names.
+        data: what `open_detection` opens, or a data set. For a model of masks, the data set must have been opened with
+            `masks=True`. Classes are matched by their names.
         model: a run, a folder of transformers, or an open model.
         device: "auto", "cpu", "cuda", ….
         batch_size: images per call of the model.
@@ -82,22 +83,27 @@ def evaluate_detection(
         on_progress: called with the number of images that are done and of all.
 
     Raises:
-        ValueError: the data has no objects, or objects of classes that the model does not know.
+        ValueError: the data has no objects, or objects of classes that the model does not know, or lacks masks for a
+            model of masks; or `batch_size` is below 1; or the output of the model is not finite.
     """
+    check_batch_size(batch_size)
     if not isinstance(model, Detector):
         model = open_detector(model)
         model.model.to(find_device(device))
+    masks = model.task == "instances"
     if not isinstance(data, DetectionDataset):
-        data = open_detection(data, masks=model.task == "instances")
-        data = data.with_classes(model.classes, model.category_ids)
+        data = open_detection(data, masks=masks)
+    data = data.with_classes(model.classes, model.category_ids)
     if not data.objects:
         raise ValueError(f"{data.name}: no objects to compare with; expected annotations")
+    if masks and any(one.segmentation is None for image in data.images for one in image.objects):
+        raise ValueError(f"{data.name} has objects without masks; expected open_detection(…, masks=True)")
     found, unreadable = _predict(model, data.images, batch_size, max_pixels, on_progress)
     read = [image for image in data.images if image.id in found]
     if not read:
         raise ValueError(f"{data.name}: none of its images can be read; the first is {': '.join(unreadable[0])}")
     return compare(data.subset([i for i, image in enumerate(data.images) if image.id in found]), found,
-                   masks=model.task == "instances", unreadable=[*data.unreadable, *unreadable])  # fmt: skip
+                   masks=masks, unreadable=[*data.unreadable, *unreadable])  # fmt: skip
 
 
 def _predict(

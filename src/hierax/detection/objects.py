@@ -37,14 +37,27 @@ class FoundObject:
     mask: Any = None
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raises `ValueError` if a number of images per call of the model is below 1."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; expected 1 or more")
+
+
 @torch.no_grad()
 def find_objects(
     detector: Detector, images: Sequence[Image.Image], *, threshold: float = 0.0, most: int = MOST
 ) -> list[list[FoundObject]]:
-    """The objects in each RGB image with at least this score, the highest scores first."""
+    """The objects in each RGB image with at least this score, the highest scores first.
+
+    Raises:
+        ValueError: the output of the model is not finite.
+    """
     model = detector.model
     pixels = torch.stack([detector.pixels.whole(image) for image in images]).to(model.device)
     outputs = model(pixel_values=pixels)
+    logits: Tensor = outputs.logits if detector.task == "detect" else outputs.class_queries_logits
+    if not logits.isfinite().all():
+        raise ValueError("the output of the model is not finite; its weights may be damaged")
     sizes = [image.size for image in images]
     read = _boxes if detector.task == "detect" else _instances
     return [read(outputs, place, size, threshold, most) for place, size in enumerate(sizes)]

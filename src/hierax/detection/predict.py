@@ -17,7 +17,7 @@ from hierax.atomic import atomic_write
 from hierax.detection.build import Detector, open_detector
 from hierax.detection.drawing import draw_objects
 from hierax.detection.masks import decode
-from hierax.detection.objects import FoundObject, find_objects
+from hierax.detection.objects import FoundObject, check_batch_size, find_objects
 from hierax.devices import find_device
 from hierax.predict.features import output_names
 from hierax.predict.inputs import check_no_input, image_paths, read_ahead
@@ -91,8 +91,9 @@ def detect(
         max_pixels: larger images are an error; None is no limit.
 
     Raises:
-        ValueError: the model is none of detection, or its files are damaged.
+        ValueError: the model is none of detection, or its files are damaged; or `batch_size` is below 1.
     """
+    check_batch_size(batch_size)
     paths = image_paths(images)
     if not isinstance(model, Detector):
         model = open_detector(model)
