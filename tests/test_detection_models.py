@@ -222,9 +222,14 @@ def test_what_is_no_model_of_detection_is_said(trunk: Path, tmp_path: Path) -> N
     for name, content, message in (
         ("model.safetensors", b"damaged", "the model cannot be opened"),
         ("preprocessor_config.json", b"{}", "not the preprocessing of a model of detection"),
+        (
+            "preprocessor_config.json",
+            b'{"size": {"height": 1000000, "width": 1000000}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}',
+            "expected a square size of at most 8192 pixels",
+        ),
         ("config.json", b'{"model_type": "rt_detr", "d_model": "wide"}', "the model cannot be opened"),
     ):
-        shutil.copytree(tmp_path / "model", tmp_path / name)
+        shutil.copytree(tmp_path / "model", tmp_path / name, dirs_exist_ok=True)
         (tmp_path / name / name).write_bytes(content)
         with pytest.raises(ValueError, match=message):
             open_detector(tmp_path / name)

@@ -28,6 +28,7 @@ _TYPES = {"rt_detr": "detect", "d_fine": "detect", "mask2former": "instances"}
 _PLACES = {"detect": "model.backbone.model", "instances": "model.pixel_level_module.encoder"}
 _STAGES = {"detect": ("stage2", "stage3", "stage4"), "instances": ("stage1", "stage2", "stage3", "stage4")}
 _LARGEST = 1 << 26  # bytes of a config.json
+_LARGEST_SIDE = 8192  # of the input of a model, in pixels
 
 
 @short_repr(hidden=("model", "pixels", "category_ids"))
@@ -206,8 +207,8 @@ def _pixels_of(folder: Path) -> Pixels:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         size, mean, std = values["size"], values["image_mean"], values["image_std"]
-        if size["height"] != size["width"]:
-            raise ValueError("expected a square size")
+        if size["height"] != size["width"] or not 1 <= size["height"] <= _LARGEST_SIDE:
+            raise ValueError(f"expected a square size of at most {_LARGEST_SIDE} pixels")
         if not values.get("do_normalize", True):
             mean, std = (0, 0, 0), (1, 1, 1)
         return Pixels(int(size["height"]), tuple(map(float, mean)), tuple(map(float, std)))
