@@ -406,3 +406,11 @@ def test_the_configuration_needs_no_torch() -> None:
         "import sys, hierax.model.config as c; c.variant_config('hiera_huge_16x224'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_of_a_class_that_could_not_be_saved_is_refused() -> None:
+    """Such as that of a folder in another encoding: the model could not be saved after training."""
+    broken = b"L\xf6we".decode(errors="surrogateescape")
+    with pytest.raises(ValueError, match=r"id2label has the name 'L\\udcf6we', which is not valid Unicode"):
+        HieraConfig(id2label={0: "cat", 1: broken})
+    assert HieraConfig(id2label={0: "Löwe", 1: "狮"}).num_labels == 2

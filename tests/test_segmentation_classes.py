@@ -158,3 +158,13 @@ def test_a_file_of_names_or_colors_that_is_missing_is_named(tmp_path: Path) -> N
         open_segmentation(folder, classes="sky,sea")
     with pytest.raises(ValueError, match=r"colors is 'lost.csv', which is no file; expected a color for each name"):
         open_segmentation(folder, colors="lost.csv")
+
+
+def test_names_in_another_encoding_than_unicode_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    """Otherwise, the model could not be saved after training."""
+    path = tmp_path / "classes.txt"
+    path.write_text("Löwe\nTür\n", "utf-16")
+    assert read_class_names(path) == ("Löwe", "Tür")
+    path.write_bytes("Löwe\nTür\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"classes\.txt: not valid utf-8-sig text"):
+        read_class_names(path)

@@ -282,11 +282,14 @@ def _parquet_rows(path: Path, given: Mapping[str, str] | None) -> Iterator[tuple
 
 
 @contextlib.contextmanager
-def open_text(path: Path, *, newline: str | None = None) -> Iterator[TextIO]:
-    """Opens the text of a list: UTF-8, with any bytes in names of files; or UTF-16, as Windows saves tables."""
+def open_text(path: Path, *, newline: str | None = None, strict: bool = False) -> Iterator[TextIO]:
+    """Opens the text of a list: UTF-8, with any bytes in names of files; or UTF-16, as Windows saves tables.
+
+    With `strict`, for names that are no files, such as those of classes, text that is not valid is a `ValueError`.
+    """
     with path.open("rb") as file:
         wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
+    encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "strict" if strict else "surrogateescape")
     with path.open(newline=newline, encoding=encoding, errors=errors) as text:
         try:
             yield text

@@ -167,8 +167,20 @@ def _check_together(config: HieraConfig) -> None:
     fits = isinstance(labels, Mapping) and set(labels) == set(range(config.num_labels))
     _require(config, fits and all(isinstance(label, str) for label in labels.values()), "id2label",
              f"names for the indices 0 to {config.num_labels - 1} (num_labels is {config.num_labels})")  # fmt: skip
+    broken = next((label for label in labels.values() if not _is_text(label)), None)
+    if broken is not None:  # of a folder or a file in another encoding; the configuration could not be saved
+        raise ValueError(f"id2label has the name {broken!r}, which is not valid Unicode; expected another name")
     fits = isinstance(features, tuple) and features == tuple(name for name in names if name in features)
     _require(config, features is None or fits, "out_features", f"names of {', '.join(names)}, each once, in this order")
+
+
+def _is_text(label: str) -> bool:
+    """Whether a name can be written as UTF-8."""
+    try:
+        label.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def require_fields(names: Iterable[str], known: AbstractSet[str]) -> None:

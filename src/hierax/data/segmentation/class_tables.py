@@ -185,7 +185,7 @@ def _ordered(entries: Sequence[Entry], name: str) -> tuple[str, ...]:
 def _entries(path: Path) -> list[Entry]:
     if path.suffix.lower() == ".json":
         return _json_entries(path)
-    with open_text(path, newline="") as file:
+    with open_text(path, newline="", strict=True) as file:
         lines = [line.strip() for line in file.read().splitlines() if line.strip()]
     if path.suffix.lower() in (".csv", ".tsv"):
         return _csv_entries(lines, path)
@@ -193,6 +193,8 @@ def _entries(path: Path) -> list[Entry]:
         return [_labelmap_entry(line, path) for line in lines if not line.startswith("#")]
     if lines and re.match(r"Idx\s+Ratio\s", lines[0]):  # objectInfo150.txt of ADE20K
         cells = [line.split("\t") for line in lines[1:]]
+        if odd := next((row for row in cells if not row[0].isdecimal()), None):
+            raise ValueError(f"{path}: the number {odd[0][:60]!r}; expected Idx, …, Name with tabs between them")
         return [Entry(row[-1].strip(), int(row[0])) for row in cells]
     found = [_color_line(line) for line in lines]
     if lines and None not in found:
