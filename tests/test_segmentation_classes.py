@@ -168,3 +168,18 @@ def test_names_in_another_encoding_than_unicode_are_an_error_that_names_the_file
     path.write_bytes("Löwe\nTür\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"classes\.txt: not valid utf-8-sig text"):
         read_class_names(path)
+
+
+def test_a_mask_in_color_that_is_all_gray_is_read_by_color(tmp_path: Path) -> None:
+    """Such as the black part of a large mask: black is the last class here, not class 0."""
+    (tmp_path / "label_colors.txt").write_text("64 128 64 animal\n128 128 128 sky\n0 0 0 other\n")
+    for name, color in (("a", (64, 128, 64)), ("b", (0, 0, 0)), ("c", (128, 128, 128))):
+        for folder, values in (("images", (9, 9, 9)), ("masks", color)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.new("RGB", (2, 2), values).save(tmp_path / folder / f"{name}.png")
+    Image.new("L", (2, 2), 1).save(tmp_path / "masks" / "d.png")  # a mask of numbers
+    Image.new("RGB", (2, 2), (1, 1, 1)).save(tmp_path / "masks" / "e.png")  # numbers, saved as RGB
+    for name in ("d", "e"):
+        Image.new("RGB", (2, 2)).save(tmp_path / "images" / f"{name}.png")
+    data = open_segmentation(tmp_path)
+    assert [np.unique(data.sample(n).target).tolist() for n in range(5)] == [[0], [2], [1], [1], [1]]

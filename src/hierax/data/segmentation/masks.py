@@ -30,12 +30,14 @@ class Mask:
         palette: the colors of a palette image, uint8 `[n, 3]`; its values are indices.
         orientation: the EXIF orientation that the file stated; 1 for none.
         deep: whether values have more than 8 bits.
+        gray_color: whether values are gray levels that were stored as colors (RGB).
     """
 
     values: np.ndarray
     palette: np.ndarray | None = None
     orientation: int = 1
     deep: bool = False
+    gray_color: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -94,7 +96,8 @@ def _mask(image: Image.Image, name: str, *, bits: int) -> Mask:
     if image.mode == "L":
         return Mask(_upright(values // _SCALES[bits] if bits in _SCALES else values, tag), None, tag)
     if image.mode == "RGB":
-        return Mask(_upright(_one_channel(values), tag), None, tag)
+        values = _one_channel(values)
+        return Mask(_upright(values, tag), None, tag, gray_color=values.ndim == 2)
     if image.mode[0] == "I" or image.mode == "F":
         return Mask(_upright(_whole(values, name), tag), None, tag, deep=True)
     raise ImageError(name, f"a mask of color mode {image.mode}; expected class numbers in one channel, or RGB colors")

@@ -24,12 +24,17 @@ class Colors:
         colors: uint8 `[n, 3]`.
         numbers: the class of each color; 255 for none.
         required: whether gray and palette masks must have these colors too. Otherwise, their values are classes, and
-            a palette of which each used color is known is read by color.
+            a palette of which each used color is known is read by color. So are gray levels that were stored as RGB,
+            such as a black part of a mask in color.
     """
 
     colors: np.ndarray
     numbers: tuple[int, ...]
     required: bool
+
+    def has_all(self, colors: np.ndarray) -> bool:
+        """Whether all colors of an array `[..., 3]` are known."""
+        return bool((self.lookup(colors) != _LATER).all())
 
     def lookup(self, colors: np.ndarray) -> np.ndarray:
         """The class of each color of an array `[..., 3]`; `_LATER` for an unknown color."""
@@ -97,8 +102,10 @@ class Numbering:
             found = self._by_palette(mask, name)
             if found is not None:
                 return found
-        elif self.colors is not None and self.colors.required and not mask.deep:
-            return self._by_color(np.repeat(values[:, :, None], 3, axis=2).astype(np.uint8), name)
+        elif self.colors is not None and not mask.deep:
+            colors = np.repeat(values[:, :, None], 3, axis=2).astype(np.uint8)
+            if self.colors.required or (mask.gray_color and self.colors.has_all(colors)):
+                return self._by_color(colors, name)
         if mask.deep:
             values = np.where(values == _DEEP_IGNORE, IGNORE, values.astype(np.int64))
         return values if self.values is None else self._by_value(values, name)
