@@ -309,6 +309,18 @@ def test_splits_of_coco_need_the_same_categories(tmp_path: Path) -> None:
         (square(0, 0, 2), {"images": [{"id": 7, "file_name": "lost.jpg"}]}, "none of its 1 images is found"),
         (square(0, 0, 2), {"images": [{"id": 7, "file_name": "a.jpg"}]}, "no height and width of the image"),
         (square(0, 0, 2), {"categories": [{"id": 3}]}, "an entry of categories is .*; expected id and name"),
+        (square(0, 0, 2) | {"category_id": [3]}, {}, r"the annotation 1 names image 7 and category \[3\]; expected an"),
+        (square(0, 0, 2) | {"segmentation": {"size": [8, 10], "counts": [0, 10**400]}}, {}, "int too large"),
+        (
+            square(0, 0, 2),
+            {"images": [{"id": 7, "file_name": name, "height": 8, "width": 10} for name in ("a.jpg", "b.jpg")]},
+            r"x\.json: two images have the id 7; expected one",
+        ),
+        (
+            square(0, 0, 2),
+            {"categories": [{"id": 3, "name": "cat"}, {"id": "3", "name": "dog"}]},
+            r"x\.json: two categories have the id 3; expected one",
+        ),
         (square(0, 0, 2), {"categories": 3}, "no COCO file; expected JSON with lists of images, annotations"),
     ],
 )
@@ -318,6 +330,21 @@ def test_coco_files_that_cannot_be_are_refused(annotation: Any, changes: Any, er
         changes = {"images": [{"id": 7, "file_name": "a.jpg", "height": 8, "width": 10}]}
     with pytest.raises(ValueError, match=error):
         open_segmentation(coco(tmp_path / "x.json", annotation, **changes))
+
+
+def test_ids_as_text_a_single_polygon_and_polygons_without_area_are_taken(tmp_path: Path) -> None:
+    """As in detection."""
+    coco_photos(tmp_path)
+    images = [{"id": 7, "file_name": "a.jpg", "height": 8, "width": 10}]
+    plain = square(1, 1, 3)
+    expected = target(open_segmentation(coco(tmp_path / "x.json", plain, images=images)))
+    points = plain["segmentation"]
+    for changes in (
+        {"image_id": str(plain["image_id"]), "category_id": str(plain["category_id"])},
+        {"segmentation": points[0]},
+        {"segmentation": [*points, [1, 2, 3, 4]]},
+    ):
+        assert target(open_segmentation(coco(tmp_path / "x.json", plain | changes, images=images))) == expected
 
 
 def test_a_polygon_covers_the_pixels_whose_centers_are_inside() -> None:

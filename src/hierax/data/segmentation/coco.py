@@ -66,7 +66,7 @@ class CocoMasks:
             objects = [(number, outline, area_of(outline)) for number, outline in json.loads(self.objects[index])]
             for number, outline, _ in sorted(objects, key=lambda one: -one[2]):
                 draw_outline(values, outline, number)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ImageError(self.mask_name(index), str(error)) from None
         found = Mask(values)
         check_pair(self.paths[index], found, name=self.paths[index])
@@ -93,13 +93,14 @@ def open_coco(path: Path) -> tuple[CocoMasks, list[Entry]]:
         outline = one.get("segmentation")
         if not outline:
             without += 1
-        elif one.get("category_id") not in number or one.get("image_id") not in objects:
+            continue
+        image, category = _id(one.get("image_id")), _id(one.get("category_id"))
+        if category not in number or image not in objects:
             raise ValueError(
-                f"{path}: the annotation {one.get('id')} names image {one.get('image_id')} and category "
-                f"{one.get('category_id')}; expected an image and a category of the file"
+                f"{path}: the annotation {one.get('id')} names image {one.get('image_id')!r:.60} and category "
+                f"{one.get('category_id')!r:.60}; expected an image and a category of the file"
             )
-        else:
-            objects[one["image_id"]].append((number[one["category_id"]], outline))
+        objects[image].append((number[category], outline))
     if without == len(content["annotations"]):
         raise ValueError(
             f"{path}: none of {without} annotations has an outline (segmentation); expected polygons or run lengths "
@@ -153,10 +154,22 @@ def _read(path: Path) -> dict[str, Any]:
     if any("segments_info" in one for one in content["annotations"][:1]):
         raise ValueError(f"{path}: a panoptic COCO file; expected one of instances, with polygons or run lengths")
     for name, keys in (("images", ("id", "file_name")), ("categories", ("id", "name"))):
+        known = set[Any]()
         for one in content[name]:
-            if not isinstance(one, dict) or not all(isinstance(one.get(key), (int, str)) for key in keys):
+            if not isinstance(one, dict) or not all(isinstance(one.get(key), (int, str, float)) for key in keys):
                 raise ValueError(f"{path}: an entry of {name} is {str(one)[:60]}; expected {' and '.join(keys)}")
+            one["id"] = _id(one["id"])
+            if one["id"] in known:
+                raise ValueError(f"{path}: two {name} have the id {one['id']}; expected one")
+            known.add(one["id"])
     return content
+
+
+def _id(value: Any) -> Any:
+    """An id, as a number also if a tool wrote it as text; None for what is no id."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if isinstance(value, (int, str, float)) else None
 
 
 def _image_folders(path: Path) -> list[Path]:

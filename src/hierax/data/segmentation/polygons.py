@@ -71,16 +71,20 @@ def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _polygons(parts: Any) -> list[np.ndarray]:
-    """Polygons `[n, 2]`. Raises `ValueError` for one that has no three points."""
+    """Polygons `[n, 2]`; one of less than three points has no area and is left out. A polygon that is not in a list is
+    taken too. Raises `ValueError` for what is no polygon.
+    """
     found = []
-    for part in parts if isinstance(parts, (list, tuple)) else [parts]:
+    single = isinstance(parts, (list, tuple)) and all(isinstance(n, (int, float)) for n in parts)
+    for part in parts if isinstance(parts, (list, tuple)) and not single else [parts]:
         try:
             points = np.asarray(part if isinstance(part, (list, tuple)) else [], np.float64)
         except (TypeError, ValueError):
             points = np.zeros(0)
-        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
-            raise ValueError(f"a polygon {str(part)[:60]}; expected x and y of at least three points")
-        found.append(points.reshape(-1, 2))
+        if points.ndim != 1 or not len(points) or len(points) % 2 or not np.isfinite(points).all():
+            raise ValueError(f"a polygon {str(part)[:60]}; expected x and y of its points")
+        if len(points) >= 6:
+            found.append(points.reshape(-1, 2))
     return found
 
 
