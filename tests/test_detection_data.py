@@ -321,6 +321,9 @@ def test_polygons_are_kept_for_instances_alone(tmp_path: Path) -> None:
         ({"size": [60, 80], "counts": [1, 2]}, "the counts of the segmentation have 3 pixels; expected 60 x 80"),
         ({"size": [60], "counts": "abc"}, r"the segmentation has size \[60\] and counts 'abc'"),
         ({"size": [80, 60], "counts": [4800]}, r"has the size \[80, 60\]; expected \[height, width\] of the image"),
+        ({"size": [60, 80], "counts": "abc"}, r"a mask of image 1, .*1\.png, has damaged run lengths \(RLE string is"),
+        ({"size": [60, 80], "counts": "0"}, r"1\.png, has damaged run lengths \(.* expected 4800"),
+        ([[0, 0, 1e12, 0, 9, 9]], r"1\.png, has a point at 1e\+12; expected pixels of the image, which has 80 x 60"),
     ],
 )
 def test_what_is_wrong_with_a_mask_is_named(segmentation: Any, message: str, tmp_path: Path) -> None:

@@ -21,10 +21,12 @@ from hierax.detection.dataset import (
     note_boxes,
     note_unreadable,
 )
+from hierax.detection.masks import decode
 from hierax.notices import notify
 from hierax.processing import ImageError
 from hierax.processing.paths import opened_regular
 
+_FAR = 10  # sides of an image by which a polygon may reach outside of it
 _TRIED = 20  # images that are looked for to find their folder
 _PREFIX = re.compile(r"^(?:instances|annotations|_annotations|labels)[_.-]?")
 _EXPECTED = "expected a COCO file with images, annotations and categories"
@@ -250,12 +252,7 @@ def placed(
     upright, stored = image_sizes(path if read is None else read(), name=path)
     given = tuple(row.get(name) for name in ("width", "height"))
     for found in objects:
-        encoded = found.segmentation
-        if isinstance(encoded, dict) and encoded["size"] not in ([*upright[::-1]], [*stored[::-1]]):
-            raise ValueError(
-                f"{file}: a mask of image {key}, {path}, has the size {encoded['size']}; expected [height, width] of "
-                f"the image, {[*upright[::-1]]}"
-            )
+        _check_mask(f"{file}: a mask of image {key}, {path},", found.segmentation, upright, stored)
     if all(value is None or value == 0 for value in given) or given == upright:
         return AnnotatedImage(path, key, *upright, objects, read=read)
     if given == stored:
@@ -265,6 +262,28 @@ def placed(
         f"{file}: image {key}, {path}, is {upright[0]} x {upright[1]} pixels{also}, but its width and height in the "
         f"file are {_short(given[0])} x {_short(given[1])}; expected the image that was annotated"
     )
+
+
+def _check_mask(where: str, segmentation: Any, upright: tuple[int, int], stored: tuple[int, int]) -> None:
+    """Raises `ValueError` for run lengths that do not fit the image, and for polygons far outside of it, which would
+    take too long to draw.
+    """
+    if isinstance(segmentation, dict):
+        if segmentation["size"] not in ([*upright[::-1]], [*stored[::-1]]):
+            raise ValueError(
+                f"{where} has the size {segmentation['size']}; expected [height, width] of the image, "
+                f"{[*upright[::-1]]}"
+            )
+        try:
+            decode(segmentation, *segmentation["size"])
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{where} has damaged run lengths ({error})") from None
+        return
+    for polygon in segmentation or ():
+        if (most := max(map(abs, polygon))) > _FAR * max(upright):
+            raise ValueError(
+                f"{where} has a point at {most:g}; expected pixels of the image, which has {upright[0]} x {upright[1]}"
+            )
 
 
 def check_form(file: str, images: Sequence[AnnotatedImage]) -> None:
