@@ -447,6 +447,7 @@ def test_a_line_that_stands_twice_counts_once(tmp_path: Path) -> None:
         ("names: [a, b]\ntrain: nowhere\n", "train names nowhere, which does not exist"),
         ("names: [a, a]\ntrain: images/train\n", "two classes have the name 'a'"),
         ("names: {0: a, 2: b}\ntrain: images/train\n", "expected 0, 1, 2, … without gaps"),
+        ("names: {0: a, b: c}\ntrain: images/train\n", "the numbers in names are 0, b; expected 0, 1, 2, … without"),
         ("names: [a, b]\nnc: 3\ntrain: images/train\n", "nc is 3, but there are 2 names"),
         ("names: 2\ntrain: images/train\n", "names is 2; expected the names of the classes"),
         ("names: [a\n", "not a YAML file"),
@@ -457,6 +458,56 @@ def test_what_is_wrong_with_a_description_is_named(text: str, message: str, tmp_
     (source / "data.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         splits(source)
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ("names: [yes, no]\n", ("yes", "no")),
+        ("names: {0: on, 1: 1.50}\nnc: 2\n", ("on", "1.50")),
+        ("names: {'1': b, '0': a}\n", ("a", "b")),
+    ],
+)
+def test_names_in_a_description_are_texts(text: str, classes: tuple[str, ...], tmp_path: Path) -> None:
+    """YAML takes some of them for numbers or for true and false."""
+    source = write_yolo(tmp_path)
+    (source / "data.yaml").write_text(f"train: images/train\nval: images/val\n{text}")
+    assert open_detection(source).classes == classes
+
+
+def test_names_in_another_encoding_than_unicode_are_an_error_that_names_the_file(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path)
+    (source / "data.yaml").unlink()
+    names = source / "classes.txt"
+    names.write_text("Löwe\nTür\n", "utf-16")
+    assert open_detection(source).classes == ("Löwe", "Tür")
+    names.write_bytes("Löwe\nTür\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"classes\.txt: not valid utf-8-sig text"):
+        open_detection(source)
+
+
+def test_a_list_of_images_may_hold_any_names_of_files(tmp_path: Path) -> None:
+    source = write_yolo(tmp_path)
+    (source / "val.txt").write_bytes("images/val/7.png\nimages/val/T\xfcr.png\n".encode("latin-1"))
+    (source / "data.yaml").write_text("train: images/train\nval: val.txt\nnames: [a, b]\n")
+    with pytest.warns(Notice, match="1 of 2 images cannot be read and is left out"):
+        assert [Path(image.path).name for image in open_detection(source).images] == ["7.png"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("10000000000000 .5 .5 .5 .5", "class 10000000000000, and no names of classes; expected numbers below 100,000"),
+        ("0 .5 .5 -7 .5 .9 .9", "-7 is far below 0; expected class x y width height"),
+    ],
+)
+def test_absurd_numbers_in_a_label_file_are_refused(line: str, message: str, tmp_path: Path) -> None:
+    source = write_yolo(tmp_path)
+    (source / "data.yaml").unlink()
+    file = source / "labels" / "val" / "7.txt"
+    file.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=rf"7\.txt:1: {message}"):
+        open_detection(source)
 
 
 # -- sources ---------------------------------------------------------------------------------------------------------

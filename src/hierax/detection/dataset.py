@@ -18,6 +18,8 @@ from hierax.reprs.text import dataset_repr, short_repr
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height in pixels."""
+MOST_NUMBERS = 100_000
+"""Numbers of classes without names are below this: larger ones are a mistake, and would fill the memory."""
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 

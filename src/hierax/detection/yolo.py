@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hierax.data.list_rows import open_text
 from hierax.detection.dataset import (
+    MOST_NUMBERS,
     AnnotatedImage,
     DetectionDataset,
     ObjectAnnotation,
@@ -24,7 +26,7 @@ from hierax.detection.dataset import (
 from hierax.extras import load
 from hierax.notices import LeftOut, notify
 from hierax.processing import ImageError
-from hierax.processing.paths import IMAGE_SUFFIXES, find_files, opened_regular
+from hierax.processing.paths import IMAGE_SUFFIXES, check_named, find_files, opened_regular
 
 _NAMES = ("classes.txt", "obj.names", "labels.txt")
 _SLACK = 0.01  # by which rounded numbers may leave the range from 0 to 1
@@ -53,12 +55,13 @@ def read_description(file: Path) -> YoloDescription | None:
     yaml: Any = load("a data.yaml", "yaml")
     try:
         with opened_regular(file) as stream:
-            values = yaml.safe_load(stream.read())
+            content = stream.read()
+        values, texts = yaml.safe_load(content), yaml.load(content, yaml.BaseLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{file}: not a YAML file ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict) or "names" not in values:
         return None
-    classes = _names_of(file, values["names"])
+    classes = _names_of(file, texts["names"])  # not of `values`, in which a class called "no" is False
     count = values.get("nc")
     if isinstance(count, int) and count != len(classes):
         raise ValueError(f"{file}: nc is {count}, but there are {len(classes)} names; expected one name per class")
@@ -80,12 +83,14 @@ def read_description(file: Path) -> YoloDescription | None:
 
 def _names_of(file: Path, given: Any) -> tuple[str, ...]:
     if isinstance(given, dict):
-        if sorted(given) != list(range(len(given))):
-            raise ValueError(f"{file}: the numbers in names are {list(given)!r:.80}; expected 0, 1, 2, … without gaps")
-        given = [given[number] for number in range(len(given))]
+        if set(given) != {str(number) for number in range(len(given))}:
+            raise ValueError(
+                f"{file}: the numbers in names are {', '.join(given):.80}; expected 0, 1, 2, … without gaps"
+            )
+        given = [given[str(number)] for number in range(len(given))]
     names = tuple(map(str, given)) if isinstance(given, list) else ()
     if not names:
-        raise ValueError(f"{file}: names is {given!r:.60}; expected the names of the classes")
+        raise ValueError(f"{file}: names is {str(given)[:60]}; expected the names of the classes")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{file}: two classes have the name {twice[0]!r}; expected one of each name")
@@ -110,7 +115,8 @@ def class_names(*folders: Path) -> tuple[str, ...] | None:
     for folder in folders:
         for name in _NAMES:
             if (folder / name).is_file():
-                lines = [line.strip() for line in (folder / name).read_text(encoding="utf-8-sig").splitlines()]
+                with open_text(folder / name, strict=True) as file:
+                    lines = [line.strip() for line in file.read().splitlines()]
                 while lines and not lines[-1]:
                     lines.pop()
                 return _names_of(folder / name, lines)
@@ -175,7 +181,9 @@ def _images_at(place: Path) -> list[str]:
             left.counts.pop(kind, None)
         left.tell()
         return paths
-    lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
+    check_named(place)
+    with open_text(place) as file:
+        lines = [line.strip() for line in file.read().splitlines()]
     return [path if os.path.exists(path := os.path.join(place.parent, line)) else line for line in lines if line]
 
 
@@ -228,12 +236,19 @@ def _object(
         raise ValueError(
             f"{where}: class {label:.0f}, but there are {len(classes)} names; expected 0 to {len(classes) - 1}"
         )
+    if classes is None and label >= MOST_NUMBERS:
+        raise ValueError(
+            f"{where}: class {label:.0f}, and no names of classes; expected numbers below {MOST_NUMBERS:,}, or a "
+            "data.yaml or classes.txt with names"
+        )
     if len(values) == 5:
         raise ValueError(f"{where}: 6 numbers, as predictions with a score have them; expected {_LINE}")
     if len(values) < 4 or (len(values) > 4 and len(values) % 2):
         raise ValueError(f"{where}: {len(numbers)} numbers; expected {_LINE}")
     if max(values) > 2:
         raise ValueError(f"{where}: {max(values):g} is far above 1, so it seems to be in pixels; expected {_LINE}")
+    if min(values) < -1:
+        raise ValueError(f"{where}: {min(values):g} is far below 0; expected {_LINE}")
     if len(values) == 4:
         if masks:
             raise ValueError(f"{where}: a box; instances need polygons (--task detect takes boxes and polygons)")
