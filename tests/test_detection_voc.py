@@ -114,3 +114,41 @@ def test_masks_and_files_without_objects_are_errors(tmp_path: Path) -> None:
     one_folder(tmp_path / "empty", 1)
     with pytest.raises(ValueError, match="none of 1 XML files has an object"):
         open_detection(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "shift_jis", "utf-16", "latin-1"])
+def test_files_are_read_in_the_encoding_that_they_state(encoding: str, tmp_path: Path) -> None:
+    """The parser of Python does not know those with several bytes for a character by itself."""
+    folder = one_folder(tmp_path, 2)
+    text = voc_text(1).replace(f">{NAMES[0]}<", ">人<" if encoding != "latin-1" else ">é<")
+    text = text.replace(f">{NAMES[1]}<", ">人<" if encoding != "latin-1" else ">é<")
+    (folder / "1.xml").write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{text}'.encode(encoding))
+    assert open_detection(folder).classes == ("é" if encoding == "latin-1" else "人",)
+
+
+def test_an_unknown_encoding_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    folder = one_folder(tmp_path, 2)
+    (folder / "1.xml").write_text(f'<?xml version="1.0" encoding="nonsense"?>{voc_text(1)}')
+    with pytest.raises(ValueError, match=r"1\.xml: not an XML file \(unknown encoding: nonsense\)"):
+        open_detection(folder)
+
+
+def test_names_in_a_list_may_have_spaces(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path / "set")
+    for place, suffix in (("Annotations", "xml"), ("JPEGImages", "png")):
+        (folder / place / f"2.{suffix}").rename(folder / place / f"my photo 2.{suffix}")
+    lists = folder / "ImageSets" / "Main"
+    (lists / "train.txt").write_text("0\n1 -1\n")
+    (lists / "val.txt").write_text("my photo 2\n4 1\n")
+    assert [Path(image.path).stem for image in open_detection(folder).images] == ["my photo 2", "4"]
+
+
+def test_without_a_list_for_training_it_is_trained_on_what_is_not_for_validation(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path / "set")
+    (folder / "ImageSets" / "Main" / "train.txt").unlink()
+    train, val = open_detection_splits(folder, fraction=0.2, seed=0)
+    assert val is not None
+    assert ([Path(i.path).stem for i in train.images], [Path(i.path).stem for i in val.images]) == (
+        ["0", "1", "2", "3", "4", "5"],
+        ["6", "7", "8"],
+    )

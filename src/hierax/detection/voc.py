@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from hierax.data.list_rows import open_text
 from hierax.data.split_names import kind_of
 from hierax.detection.coco import note_turned, placed
 from hierax.detection.dataset import AnnotatedImage, DetectionDataset, ObjectAnnotation, note_boxes, note_unreadable
@@ -17,6 +20,7 @@ from hierax.processing.paths import IMAGE_SUFFIXES, is_hidden, opened_regular
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _EXPECTED = "expected <annotation> with <filename>, and for each <object> its <name> and <bndbox>"
+_ENCODING = re.compile(rb"""<\?xml[^>]*encoding=["']([\w.:-]+)["']""")
 _FOLDERS = ("JPEGImages", "images", "Images", "")
 """Where the images of a folder of annotations are."""
 
@@ -42,10 +46,11 @@ def voc_sets(folder: Path) -> dict[str, list[Path]]:
     annotations = folder / "Annotations"
     if files := _xml_files(annotations):
         lists = {path.stem: path for path in (folder / "ImageSets" / "Main").glob("*.txt")}
-        if "train" not in lists and "trainval" in lists:
-            lists["train"] = lists["trainval"]
         found = {name: _listed(lists[name], annotations) for name in ("train", "val") if name in lists}
-        return found or {"": files}
+        if "train" not in found and "trainval" in lists:
+            held = set(found.get("val", ()))
+            found["train"] = [path for path in _listed(lists["trainval"], annotations) if path not in held]
+        return {name: paths for name, paths in found.items() if paths} or {"": files}
     if files := _xml_files(folder):
         return {"": files}
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and kind_of(path.name))
@@ -60,9 +65,12 @@ def _xml_files(folder: Path) -> list[Path]:
 
 
 def _listed(file: Path, annotations: Path) -> list[Path]:
-    """The XML files of a list of names."""
-    names = [line.split()[0] for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    paths = [annotations / f"{name}.xml" for name in names]
+    """The XML files of a list of names, which may have spaces; a number may follow."""
+    with open_text(file) as stream:
+        lines = [line.strip() for line in stream if line.strip()]
+    whole = (annotations / f"{line}.xml" for line in lines)
+    first = (annotations / f"{line.split()[0]}.xml" for line in lines)
+    paths = [path if path.is_file() else other for path, other in zip(whole, first, strict=True)]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise ValueError(f"{file}: {missing[0].stem} is in the list, but {missing[0]} does not exist")
@@ -115,10 +123,15 @@ def _object(corner: Sequence[float], label: int, first: int) -> ObjectAnnotation
 
 
 def _annotation(file: Path) -> _Annotation:
+    with opened_regular(file) as stream:
+        content = stream.read()
     try:
-        with opened_regular(file) as stream:
-            root = ElementTree.fromstring(stream.read())
-    except ElementTree.ParseError as error:
+        declared = _ENCODING.match(content)
+        if declared is not None:  # the parser does not know all encodings, such as gb2312
+            with contextlib.suppress(LookupError):
+                content = content.decode(declared[1].decode())
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise ValueError(f"{file}: not an XML file ({error}); {_EXPECTED}") from None
     if root.tag != "annotation":
         raise ValueError(f"{file}: its root is <{root.tag}>; {_EXPECTED}")
