@@ -119,6 +119,31 @@ def test_a_damaged_row_is_named(cells: dict[str, Any], message: str, tmp_path: P
         open_detection(tmp_path / "a.parquet")
 
 
+def with_objects(folder: Path, **changes: Any) -> Path:
+    """A table of one image, whose two objects have other values."""
+    objects = [{"bbox": [float(v) for v in box], **changes} for box, _ in drawn(2)[1]]
+    path = folder / "a.parquet"
+    datasets.Dataset.from_list([{"image": png(2), "objects": objects}]).cast_column(
+        "image", datasets.Image()
+    ).to_parquet(path)
+    return path
+
+
+def test_categories_that_are_lists_or_far_too_large_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"category is \[0\]; expected names, or numbers from 0"):
+        open_detection(with_objects(tmp_path, category=[0]))
+    with pytest.raises(ValueError, match=r"category is 10000000000000, and no names of classes; .* below 100,000"):
+        open_detection(with_objects(tmp_path, category=10**13))
+
+
+def test_the_stated_area_of_an_object_counts(tmp_path: Path) -> None:
+    """By it, COCO's evaluation tells small from large objects; a mask is smaller than its box."""
+    data = open_detection(with_objects(tmp_path, category="red", area=7.5))
+    assert [o.area for o in data.images[0].objects] == [7.5, 7.5]
+    data = open_detection(with_objects(tmp_path, category="red"))
+    assert [o.area for o in data.images[0].objects] == [box[2] * box[3] for box, _ in drawn(2)[1]]
+
+
 def test_an_image_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     changed(1, image={"bytes": b"no image", "path": None}).to_parquet(tmp_path / "a.parquet")
     with pytest.warns(Notice, match=r"1 of 4 images cannot be read and is left out, such as .*a\.parquet\[1\]"):

@@ -157,8 +157,7 @@ def _annotations(
         crowd = entry.get("iscrowd", 0)
         if crowd not in (0, 1, None):
             raise ValueError(f"{file}: {where}: iscrowd is {_short(crowd)}; expected 0 or 1")
-        given: Any = entry.get("area")
-        area = float(given) if _is_number(given) and given >= 0 else box[2] * box[3]
+        area = read_area(entry, box)
         objects.setdefault(image, []).append(ObjectAnnotation(box, number[category], area, bool(crowd), segmentation))
     if without and not objects:
         raise ValueError(
@@ -194,6 +193,12 @@ def read_box(where: str, value: object) -> Box:
         )
     left, top, wide, high = map(float, value)
     return left, top, wide, high
+
+
+def read_area(entry: Mapping[str, Any], box: Box) -> float:
+    """The area of an object as stated, else that of its box."""
+    given: Any = entry.get("area")
+    return float(given) if _is_number(given) and given >= 0 else box[2] * box[3]
 
 
 def read_segmentation(where: str, value: object) -> Any:

@@ -11,8 +11,15 @@ from typing import Any
 
 from hierax.data.list_rows import missing_column
 from hierax.data.tables import content_of, image_column, load_splits, name_of_split, undecoded
-from hierax.detection.coco import check_form, note_turned, placed, read_box, read_segmentation
-from hierax.detection.dataset import AnnotatedImage, DetectionDataset, ObjectAnnotation, note_boxes, note_unreadable
+from hierax.detection.coco import check_form, note_turned, placed, read_area, read_box, read_segmentation
+from hierax.detection.dataset import (
+    MOST_NUMBERS,
+    AnnotatedImage,
+    DetectionDataset,
+    ObjectAnnotation,
+    note_boxes,
+    note_unreadable,
+)
 from hierax.notices import notify
 from hierax.processing import ImageError
 
@@ -120,14 +127,17 @@ def _class_names(feature: Any, key: str) -> tuple[str, ...] | None:
 
 def _classes(name: str, values: Sequence[Any], names: tuple[str, ...] | None) -> tuple[tuple[str, ...], dict[Any, int]]:
     """The names of the classes, and the number of each value."""
-    used = set(values)
-    texts = any(isinstance(value, str) and value for value in used)
-    wrong = [value for value in used if not (isinstance(value, str) and value if texts else _is_count(value))]
+    texts = any(isinstance(value, str) and value for value in values)
+    wrong = [value for value in values if not (isinstance(value, str) and value if texts else _is_count(value))]
     if wrong:
         raise ValueError(f"{name}: category is {wrong[0]!r:.60}; expected names, or numbers from 0")
+    used = set(values)
     if texts:
         classes = sorted(used)
         return tuple(classes), {value: place for place, value in enumerate(classes)}
+    if names is None and max(used) >= MOST_NUMBERS:
+        raise ValueError(f"{name}: category is {max(used)}, and no names of classes; expected names, or numbers below "
+                         f"{MOST_NUMBERS:,}")  # fmt: skip
     if names is None:
         notify(f"{name}: no names of classes; their numbers are used")
         names = tuple(map(str, range(max(used) + 1)))
@@ -147,5 +157,4 @@ def _object(where: str, entry: Mapping[str, Any], label: int, *, masks: bool) ->
     if masks and segmentation is None:
         raise ValueError(f"{where}: an object has no segmentation; instances need polygons or masks (--task detect "
                          "needs none)")  # fmt: skip
-    crowd = bool(entry.get("iscrowd"))
-    return ObjectAnnotation(box, label, box[2] * box[3], crowd, segmentation)
+    return ObjectAnnotation(box, label, read_area(entry, box), bool(entry.get("iscrowd")), segmentation)
