@@ -369,3 +369,12 @@ def test_folders_of_other_tasks_without_the_new_fields_open_as_before(tmp_path: 
     opened = hierax.load(tmp_path)
     assert type(opened) is hierax.HieraForImageClassification
     assert opened.config.segmentation_head == "fpn"
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_tracing_passes_its_own_check(head: str) -> None:
+    """The check runs without gradients, and must find the same graph."""
+    net = model(head=head)
+    x = pixels(net.config)
+    traced: Any = torch.jit.trace(net, x, strict=False)
+    assert torch.allclose(traced(x)[0], net(x).logits, atol=1e-6)

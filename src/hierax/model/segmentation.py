@@ -176,7 +176,8 @@ class HieraForSemanticSegmentation(Task[SemanticSegmentationOutput]):
         whole = [-(-count * step * wanted // side) for count, step, side, wanted in cells]
         exact = coarse if coarse.dtype == torch.float64 else coarse.float()
         # on a CPU, enlarging and argmax are faster with channels last, and the loss with channels first
-        order = torch.contiguous_format if exact.requires_grad else torch.channels_last
+        traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # its check has no gradients
+        order = torch.contiguous_format if exact.requires_grad or traced else torch.channels_last
         exact = exact.contiguous(memory_format=order)
         return F.interpolate(exact, whole, mode="bilinear", align_corners=False)[..., :height, :width]
 
