@@ -192,9 +192,12 @@ def task_named(name: str) -> TaskSpec:
 
 
 def task_in_config(architectures: object) -> TaskSpec | None:
-    """The task of the class that the `architectures` of a `config.json` name, or None."""
+    """The task of the class that the `architectures` of a `config.json` name, or None. `HieraxBackbone`, a class of
+    `hierax.integrations.transformers`, is for the task of `HieraBackbone`, and so on.
+    """
     named = architectures[:1] if isinstance(architectures, list) else []
-    return next((spec for spec in TASKS.values() if named == [spec.architecture]), None)
+    plain = [str(name).replace("Hierax", "Hiera", 1) for name in named]
+    return next((spec for spec in TASKS.values() if plain == [spec.architecture]), None)
 
 
 def task_with(part: str, config: HieraConfig) -> TaskSpec:
