@@ -87,3 +87,17 @@ def test_the_programs_of_the_guide(timm: Any, capsys: pytest.CaptureFixture[str]
     assert "8 (1, 80, 13, 17)" in printed
     assert "torch.Size([1, 5])" in printed
     assert "torch.Size([1, 3, 96, 128])" in printed
+
+
+def test_maps_are_chosen_as_in_timm_and_others_are_refused(timm: Any) -> None:
+    assert timm.create_model(FEMTO, features_only=True, out_indices=2).feature_info.out_indices == (2, 3)
+    assert timm.create_model(FEMTO, features_only=True, out_indices=(-2,)).feature_info.out_indices == (2,)
+    for wrong in ((4,), (1, 2, 3, 4), (3, 1), (1, 1), (), 5, 0):
+        with pytest.raises(ValueError, match=re.escape(f"out_indices is {wrong!r}; expected stages from 0 to 3")):
+            timm.create_model(FEMTO, features_only=True, out_indices=wrong)
+
+
+def test_a_new_head_has_the_precision_of_the_model(timm: Any) -> None:
+    model = timm.create_model(FEMTO).bfloat16()
+    model.reset_classifier(7)
+    assert model(torch.randn(1, 3, 64, 64)).dtype == torch.bfloat16

@@ -81,7 +81,7 @@ class Classifier(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head with random weights; `global_pool` is accepted if it is "avg"."""
         _check_pooling(global_pool)
-        head = Head(self.num_features, max(num_classes, 1)).to(next(self.parameters()).device)
+        head = Head(self.num_features, max(num_classes, 1)).to(next(self.parameters()))  # its device and precision
         init_weights(head, self.model.config, mae=False)
         self.model.head = head
         self._set_classes(num_classes)
@@ -104,7 +104,7 @@ def _create(
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     cache_dir: str | None = None,
     features_only: bool = False,
-    out_indices: Sequence[int] = (0, 1, 2, 3),
+    out_indices: int | Sequence[int] = (0, 1, 2, 3),
     num_classes: int | None = None,
     in_chans: int = 3,
     img_size: int | Sequence[int] | None = None,
@@ -122,7 +122,7 @@ def _create(
         changes["num_labels"] = num_classes
     weights = published if pretrained else None
     if features_only:
-        stages = [index % 4 for index in out_indices]
+        stages = _stages(out_indices)
         changes["out_features"] = tuple(f"stage{stage + 1}" for stage in stages)
         made = FeatureMaps(_model(HieraBackbone, variant, weights, cache_dir, changes), stages)
     else:
@@ -130,6 +130,19 @@ def _create(
         made = Classifier(model, model.config.num_labels if num_classes is None else num_classes)
     made.pretrained_cfg = made.default_cfg = published.to_dict()
     return made
+
+
+def _stages(out_indices: int | Sequence[int]) -> list[int]:
+    """The stages of `out_indices`: their numbers from 0, or from the end; or as many of the last stages.
+
+    Raises:
+        ValueError: there is no such stage, or they are not in order.
+    """
+    indices = range(-out_indices, 0) if isinstance(out_indices, int) else out_indices
+    inside = [index % 4 for index in indices if -4 <= index < 4]
+    if not inside or len(inside) < len(indices) or inside != sorted(set(inside)):
+        raise ValueError(f"out_indices is {out_indices!r}; expected stages from 0 to 3, each once, in this order")
+    return inside
 
 
 def _model(
