@@ -70,6 +70,21 @@ def test_a_changed_parameter_is_noticed(change: str) -> None:
     assert torch.equal(new, position(GRID))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_through_data_is_noticed(kind: str) -> None:
+    """Moving averages of weights are often written so; PyTorch does not count such changes."""
+    config = CONFIGS[kind]()
+    position = embedding(config)
+    for grid in (OTHER[kind], config.token_grid(config.image_size)):
+        with torch.no_grad():
+            before = position(grid).clone()
+            for parameter in position.parameters():
+                parameter.data.mul_(0.5).add_(0.25)
+            after = position(grid)
+        assert not torch.equal(after, before)
+        assert torch.equal(after, position(grid))
+
+
 def test_a_parameter_at_a_freed_address_does_not_pass_for_the_old_one() -> None:
     """An allocator gives freed memory out again; version and shape are the same then."""
     position = embedding(image_config())

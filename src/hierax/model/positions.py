@@ -66,11 +66,18 @@ def resize_table(table: Tensor, grid: Sequence[int], *, method: str, unit: Seque
     return (_interpolate(residual, grid, antialias=False) + _tile(window, grid)).to(table.dtype)
 
 
+def _unchanged(parameter: Tensor, then: Tensor) -> bool:
+    """Whether a parameter has the values that it had. Only on a CPU: comparing on a GPU would wait for its results."""
+    return parameter.device.type != "cpu" or torch.equal(parameter, then)
+
+
 class PositionEmbedding(nn.Module):
     """Base of the three kinds: `forward(grid)` gives the embedding of a grid of tokens, in the encoder's order.
 
-    In eval mode without gradients, the embeddings of a few grids are cached until a parameter changes. A change through
-    `.data` is not noticed, because PyTorch does not count it: write under `torch.no_grad()` instead.
+    In eval mode without gradients, the resized embeddings of a few grids are cached until a parameter changes. PyTorch
+    does not count changes through `.data`, as moving averages of weights make them. On a CPU they are noticed, too,
+    because parameters are compared. Elsewhere they are noticed at the native size, where nothing is cached; for other
+    sizes, write under `torch.no_grad()` instead of through `.data`.
     """
 
     def __init__(self, config: HieraConfig) -> None:
@@ -89,18 +96,20 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, grid: tuple[int, ...]) -> Tensor:
         """`[1, U, P, C]` for a grid of tokens at stage 1."""
-        if self.training or torch.is_grad_enabled() or is_traced() or is_observed():  # a mode may give fake tensors
+        native = grid == getattr(self, "grid", None)  # a view of the table
+        if native or self.training or torch.is_grad_enabled() or is_traced() or is_observed():  # a mode may be fake
             return self.layout.unroll(self.table(grid))
         parameters = tuple(self.parameters())
         if not all(type(p) is nn.Parameter and not p.is_inference() for p in parameters):
             return self.layout.unroll(self.table(grid))  # torch.func: changes cannot be noticed
         key = (grid, self.method, *((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters))
         kept = self.cached.get(key)
-        if kept is None:
+        if kept is None or not all(map(_unchanged, parameters, kept[1:])):
             for oldest in list(self.cached)[: 1 - _CACHED_GRIDS]:  # a list, because other threads add and remove grids
                 self.cached.pop(oldest, None)
-            # holds the storage of the parameters too, so that no other storage can get the same address
-            kept = (self.layout.unroll(self.table(grid)), *(p.detach() for p in parameters))
+            # a storage that is held cannot be freed, so no other one can get the same address
+            then = (p.detach().clone() if p.device.type == "cpu" else p.detach() for p in parameters)
+            kept = (self.layout.unroll(self.table(grid)), *then)
             self.cached[key] = kept
         return kept[0]
 
