@@ -1,10 +1,14 @@
 """Metrics of a segmentation: worked out by hand, and equal to those of torchmetrics."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+import hierax
+from hierax.train import evaluate_segmentation
 from hierax.train.segmentation_metrics import SegmentationMatrix, count_pixels
 
 TARGET = torch.tensor([[0, 0, 1], [1, 2, 255]])
@@ -84,3 +88,14 @@ def test_of_absent_classes_torchmetrics_has_zero_where_there_is_no_iou() -> None
     mine = SegmentationMatrix(count_pixels(said, target, 5)).iou
     assert mine[2].isnan()
     torch.testing.assert_close(theirs.double()[[0, 1, 3, 4]], mine[[0, 1, 3, 4]], rtol=1e-6, atol=1e-6)
+
+
+def test_masks_without_a_class_are_an_error_not_numbers(tmp_path: Path) -> None:
+    for folder, mode, value in (("images", "RGB", "gray"), ("masks", "L", 255)):
+        (tmp_path / folder).mkdir()
+        Image.new(mode, (40, 30), value).save(tmp_path / folder / "a.png")
+    model = hierax.HieraForSemanticSegmentation(
+        hierax.HieraConfig(embed_dim=8, depths=(1, 1, 1, 1), num_labels=3, image_size=(32, 32))
+    )
+    with pytest.raises(ValueError, match="no pixel of the masks has a class, so there is nothing to measure"):
+        evaluate_segmentation(tmp_path, model=model, device="cpu")

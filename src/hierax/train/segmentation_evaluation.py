@@ -116,7 +116,7 @@ def evaluate_segmentation(
         on_progress: is called with the number of finished images, and with the number of all images.
 
     Raises:
-        ValueError: the model is not for segmentation, or the data has other classes.
+        ValueError: the model is not for segmentation, or the data has other classes, or no pixel with a class.
         TrainingStopped: memory ran out, or a worker or another rank ended.
     """
     network = _segmentation_model(model) if isinstance(model, (str, os.PathLike, Checkpoint)) else model
@@ -143,6 +143,8 @@ def evaluate_segmentation(
         notices = FIRST_ONLY.report_at_end(gather=world.all_gather, here=world.is_main)
         with explain_failures(lambda: "nothing was written"), notices:
             found = segment_dataset(network, inputs, world, fixed=fixed, workers=workers, on_progress=on_progress)
+    if not found.matrix.pixels:
+        raise ValueError(f"{data}: no pixel of the masks has a class, so there is nothing to measure; 255 is none")
     return SegmentationEvaluation(found, labels, note)
 
 
