@@ -56,6 +56,19 @@ def test_pascal_voc_takes_the_names_of_its_lists(tmp_path: Path) -> None:
         open_segmentation_splits(tmp_path, fraction=0, seed=0)
 
 
+def test_folders_beside_those_of_training_and_validation_are_left_out(tmp_path: Path) -> None:
+    """Otherwise all of them would be one set, and images to validate on would be trained on."""
+    for split in ("train", "val", "train_extra"):
+        save(tmp_path, f"images/{split}/{split}.jpg")
+        save(tmp_path, f"masks/{split}/{split}.png", VALUES)
+    with pytest.warns(Notice, match="train_extra left out, beside train, val"):
+        train, validation = open_segmentation_splits(tmp_path, fraction=0.5, seed=0)
+    assert (names(train), names(validation)) == (["train.jpg"], ["val.jpg"])
+    for parent in ("images", "masks"):  # kinds of vehicles, not sets
+        (tmp_path / parent / "val").rename(tmp_path / parent / "bus")
+    assert len(open_segmentation(tmp_path)) == 3
+
+
 def cityscapes(folder: Path, *kinds: str) -> None:
     for split, city in (("train", "aachen"), ("val", "bochum")):
         save(folder, f"leftImg8bit/{split}/{city}/{city}_0_leftImg8bit.png")

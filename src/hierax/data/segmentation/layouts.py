@@ -12,7 +12,7 @@ from hierax.data.folders import KINDS
 from hierax.data.segmentation.folder_names import IMAGE_FOLDERS, MASK_FOLDERS, plain_name
 from hierax.data.segmentation.pairs import FilePairs, pair_files, pair_stems, split_flat
 from hierax.data.split_names import kind_of
-from hierax.notices import LeftOut
+from hierax.notices import LeftOut, notify
 from hierax.processing.paths import IMAGE_SUFFIXES, find_files, is_hidden, nothing_in, suffix_of, walk
 
 EXPECTED = (
@@ -108,10 +108,15 @@ def _by_list(folder: Path, place: Place) -> dict[str, Place]:
 
 
 def _by_split(place: Place) -> dict[str, Place]:
-    """The splits of a pair of folders: subfolders that both have, if all of them are names of splits."""
+    """The splits of a pair of folders: subfolders that both have, if all of them are names of splits, or if there are
+    a training and a validation set. Others are left out then: they may be parts of these.
+    """
     both = [name for name in _folders(place.images) if (place.masks / name).is_dir()]
-    if both and all(map(kind_of, both)):
-        return {name: Place(place.images / name, place.masks / name) for name in both}
+    named = {name: kind_of(name) for name in both if kind_of(name)}
+    if named and (len(named) == len(both) or len(set(named.values())) > 1):
+        if others := [name for name in both if name not in named]:
+            notify(f"{place.images}: {', '.join(others)} left out, beside {', '.join(named)}")
+        return {name: Place(place.images / name, place.masks / name) for name in named}
     return {"": place}
 
 
