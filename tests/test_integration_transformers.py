@@ -553,6 +553,19 @@ def test_the_video_processor_makes_such_clips() -> None:
     assert torch.equal(theirs, own.transpose(1, 2))
 
 
+def test_all_frames_of_several_videos_are_taken_without_sampling() -> None:
+    processor = HieraxVideoProcessor(size=32, crop_size=32, num_frames=4)
+    clip = np.zeros((6, 32, 32, 3), np.uint8)
+    for videos in ([clip, clip], np.stack([clip, clip]), [list(clip), list(clip)]):
+        assert processor(videos, do_sample_frames=False)["pixel_values"].shape == (2, 6, 3, 32, 32)
+    for one in (clip, list(clip), torch.from_numpy(clip)):
+        assert processor(one, do_sample_frames=False)["pixel_values"].shape == (1, 6, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"do_sample_frames is False, but clip\.mp4 is a file, not frames"):
+        processor("clip.mp4", do_sample_frames=False)
+    with pytest.raises(ValueError, match="the videos have 5 and 6 frames; expected one number"):
+        processor([clip, clip[:5]], do_sample_frames=False)
+
+
 def test_a_neck_is_refused() -> None:
     neck = hierax.HieraBackbone(hierax.HieraConfig(**TINY, fpn_hidden_size=16))
     with pytest.raises(ValueError, match="fpn_hidden_size is 16, but HieraxBackbone has no neck"):

@@ -140,7 +140,7 @@ class HieraVideoProcessor(RecordedProcessor):
             raise ValueError(f"return_tensors is {return_tensors!r}; expected 'pt' or 'np'")
         if device is not None and return_tensors != "pt":
             raise ValueError(f"device is {device!r}; expected None unless return_tensors is 'pt'")
-        named = _with_names(videos)
+        named = named_videos(videos)
         found = [(name, clip) for name, video in named for clip in self.clips(video, views=views, fps=fps, name=name)]
         first_name, first = found[0]
         for name, clip in found:
@@ -379,7 +379,7 @@ class _TimedFrames:
             yield Frame(number / self._rate, self._stills.frame(number))
 
 
-def _with_names(videos: Any) -> list[tuple[str, Any]]:
+def named_videos(videos: Any) -> list[tuple[str, Any]]:
     """The videos, each with its name in errors."""
     several = isinstance(videos, (list, tuple)) and not (videos and all(map(_is_frame, videos)))
     if not isinstance(videos, (list, tuple)) and getattr(videos, "ndim", 0) == 5:

@@ -9,6 +9,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from hierax.processing import HieraImageProcessor, HieraVideoProcessor
 from hierax.processing.batch import BatchFeature
+from hierax.processing.video import named_videos
 
 _OF_AUTO_CLASSES = ("_from_auto", "_from_pipeline", "_commit_hash")
 
@@ -66,8 +67,26 @@ class HieraxVideoProcessor(HieraVideoProcessor):
         """Clips `[B, time, channels, height, width]`; the arguments are those of `hierax.HieraVideoProcessor`.
 
         With `do_sample_frames=False`, the frames of arrays and lists are all taken, one after the other.
+
+        Raises:
+            ValueError: `do_sample_frames` is False, and a video is a file, or they have different numbers of frames.
         """
         if not do_sample_frames:
-            options = {"sampling_rate": 1, "num_frames": len(videos), **options}
+            counts = {_frame_count(name, video) for name, video in named_videos(videos)}
+            if len(counts) > 1:
+                numbers = " and ".join(map(str, sorted(counts)))
+                raise ValueError(
+                    f"do_sample_frames is False, but the videos have {numbers} frames; expected one number"
+                )
+            options = {"sampling_rate": 1, "num_frames": counts.pop(), **options}
         made = super().__call__(videos, **options)
         return BatchFeature(pixel_values=made["pixel_values"].swapaxes(1, 2))
+
+
+def _frame_count(name: str, video: Any) -> int:
+    """The number of frames of a list or an array."""
+    if isinstance(video, (list, tuple)) or getattr(video, "ndim", 0) > 0:
+        return len(video)
+    raise ValueError(
+        f"do_sample_frames is False, but {name} is a file, not frames; expected a list or an array of frames"
+    )
