@@ -19,6 +19,7 @@ from hierax.data.strings import Strings
         ([[0.0, 0.25], [1, 0]], [[0, 0.25], [1, 0]]),
         ([[True, False], [True, True]], [[1, 0], [1, 1]]),
         ([np.array([0, 1]), np.array([1])], [[1, 1], [0, 1]]),
+        (np.array([[2], [0]], np.uint8), [2, 0]),  # as datasets of Keras have them
     ],
 )
 def test_labels_are_numbers_lists_of_numbers_or_shares(values: Any, expected: list[Any]) -> None:
@@ -46,6 +47,10 @@ def test_labels_that_nobody_gave_are_none(values: list[Any]) -> None:
         ([[0.5, 1.5]], r"\[0.5, 1.5\]; expected .* floats 0 to 1"),
         ([[float("nan")]], "nan"),
         ([0.5, 1.0], "the label of sample 0 is 0.5"),
+        (np.array([1.0, 0.0]), "the label of sample 0 is 1.0; expected the number of its class as an integer"),
+        (np.eye(2, dtype=np.int64), "all samples have all 2 classes, so there is nothing to learn. .* write floats"),
+        ([0, 10**9], "a label is 1000000000; expected numbers of classes, from 0 to at most 999,999"),
+        ([[0], [10**9]], "a label is 1000000000; expected numbers of classes"),
     ],
 )
 def test_labels_that_mean_nothing_are_named(values: list[Any], problem: str) -> None:

@@ -11,9 +11,12 @@ import numpy as np
 Label: TypeAlias = "int | np.ndarray"
 """The number of a class, or float32 `[classes]` where several may be true."""
 
-_EXPECTED = "expected the number of its class; a list of such numbers; or a list of floats 0 to 1, one per class"
+_EXPECTED = (
+    "expected the number of its class as an integer; a list of such numbers; or a list of floats 0 to 1, one per class"
+)
 
 _REAL = (bool, int, float, np.number)
+_MOST_CLASSES = 1_000_000  # a larger number is an identifier of something else
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +58,17 @@ def read_labels(values: Sequence[Any] | np.ndarray, *, name: str) -> Labels | No
     """The labels of a dataset called `name`; None if all are None, or -1, with which the Hub marks hidden labels.
 
     A whole number is a class. A list of whole numbers names several classes, a list of floats or booleans gives each
-    class its share.
+    class its share. An array of one column of whole numbers has one class per sample.
 
     Raises:
-        ValueError: a label is a text or a negative number, some samples have no label, or lists differ in kind or
-            length.
+        ValueError: a label is a text or a negative number, a number is too large for a class, some samples have no
+            label, lists differ in kind or length, or all samples have all classes.
     """
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iub":
         return _single(values, name)
-    rows = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+    if isinstance(values, np.ndarray) and values.shape[1:] == (1,) and values.dtype.kind in "iu":
+        return _single(values[:, 0], name)
+    rows = [value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value for value in values]
     missing = [i for i, row in enumerate(rows) if row is None]
     if missing:
         if len(missing) < len(rows):
@@ -100,7 +105,7 @@ def _single(numbers: np.ndarray, name: str) -> Labels | None:
     if numbers.min() < 0:
         where = int(numbers.argmin())
         raise ValueError(f"{name}: the label of sample {where} is {numbers[where]}; {_EXPECTED}")
-    return Labels(int(numbers.max()) + 1, numbers)
+    return Labels(_count_classes(numbers, name), numbers)
 
 
 def _lists(rows: Iterable[Sequence[int]], name: str) -> Labels:
@@ -115,7 +120,23 @@ def _lists(rows: Iterable[Sequence[int]], name: str) -> Labels:
         flat += row
         ends.append(len(flat))
     numbers = np.array(flat, np.int64)
-    return Labels(int(numbers.max(initial=-1)) + 1, numbers, np.array(ends, np.int64))
+    classes = _count_classes(numbers, name)
+    if len(ends) > 1 and classes > 1 and len(flat) == classes * len(ends):  # most likely, one number per class
+        raise ValueError(
+            f"{name}: all samples have all {classes} classes, so there is nothing to learn. If each list has one "
+            "number per class, 0 or 1, write floats"
+        )
+    return Labels(classes, numbers, np.array(ends, np.int64))
+
+
+def _count_classes(numbers: np.ndarray, name: str) -> int:
+    """The number of classes with these numbers, of which the largest is the last."""
+    classes = int(numbers.max(initial=-1)) + 1
+    if classes > _MOST_CLASSES:
+        raise ValueError(
+            f"{name}: a label is {classes - 1}; expected numbers of classes, from 0 to at most {_MOST_CLASSES - 1:,}"
+        )
+    return classes
 
 
 def _shares(rows: list[Sequence[float]], name: str) -> Labels:
