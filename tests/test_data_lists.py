@@ -56,6 +56,8 @@ def test_labels_of_a_parquet_list_may_be_numbers(tmp_path: Path) -> None:
         ("Walk/a.mp4,Walk\nc.mp4,Run\n", ["Walk/a.mp4", "c.mp4"], [1, 0]),
         ("a.mp4\n\nb c.mp4\n", ["a.mp4", "b c.mp4"], None),
         ("a.mp4\t0\nb.mp4\t1", ["a.mp4", "b.mp4"], [0, 1]),
+        ('"a, b.mp4","x"\n"c ""d"".mp4", "w"\n', ["a, b.mp4", 'c "d".mp4'], [1, 0]),
+        ('"a.mp4"\n"b.mp4"\n', ["a.mp4", "b.mp4"], None),
     ],
 )
 def test_a_list_may_have_no_names_of_columns(
@@ -72,6 +74,20 @@ def test_a_list_may_name_pictures(tmp_path: Path) -> None:
     found = listed(tmp_path / "list.tsv", "file\tclass\na.png\tred\n")
     assert (found.videos, found.classes, found.labels()) == (False, ("red",), [0])
     assert found.sample(0).content == str(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"path", "label"\n"a, b.png", "c, d"\n"e.png", "f"\n',
+        'label; path\n"c, d"; "a, b.png"\n"f"; "e.png"\n',
+        '\n \npath,label\n"a, b.png","c, d"\n\ne.png,f\n',
+    ],
+)
+def test_blanks_before_quotes_and_blank_lines_are_no_part_of_cells(tmp_path: Path, text: str) -> None:
+    found = listed(tmp_path / "list.csv", text)
+    assert (found.classes, found.labels()) == (("c, d", "f"), [0, 1])
+    assert [found.sample(i).content for i in range(2)] == [str(tmp_path / name) for name in ("a, b.png", "e.png")]
 
 
 def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:

@@ -82,9 +82,7 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
     `label` (or another name of `LABELS`), the name or number of the class; for videos `start` and `end` in seconds,
     which may be empty; and `split` (or another name of `SPLITS`), such as train or val. If the first line of a text is
     a file, the text has no names of columns: each line has a path, or a path and a label after a comma, semicolon, tab
-    or space. Texts
-        are
-    UTF-8, or UTF-16 with a byte order mark.
+    or space. Texts are UTF-8, or UTF-16 with a byte order mark.
 
     Args:
         path: the list.
@@ -92,8 +90,8 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
         columns: the names in this list of "path", "label", "start", "end" or "split".
 
     Raises:
-        ValueError: a column is missing, there are no rows (`EmptyList`), a row has no path or cannot be read, or images
-            and videos are mixed; names file and line.
+        ValueError: a column is missing, there are no rows (`EmptyList`), a row has no path or cannot be read, images
+            and videos are mixed, or all rows are URLs; names file and line.
         ImportError: parquet without the extra `data`.
     """
     names: list[str] = []

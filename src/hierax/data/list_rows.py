@@ -7,6 +7,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -34,7 +35,7 @@ LABELS = (
 SPLITS = ("split", "subset", "set", "data_set", "dataset", "partition")
 """Names of columns that name the split of each row; used only if their values are names of splits."""
 
-_FIRST = 1 << 16  # maximum bytes of the first line of a text
+_FIRST = 1 << 16  # characters of a text that are looked at first; its first line has no more
 
 COLUMNS = {"path": PATHS, "label": LABELS, "start": ("start",), "end": ("end",), "split": SPLITS}
 """The columns that are read, and their usual names."""
@@ -129,12 +130,16 @@ def _rows(path: Path, given: Mapping[str, str] | None, *, any_entry: bool) -> It
         yield from _json_rows(path, given)
         return
     with open_text(path, newline="") as file:
-        first = file.readline(_FIRST).rstrip("\r\n")
+        head = file.read(_FIRST)
+        first = next((line for line in re.split(r"[\r\n]+", head) if line.strip()), "")
         file.seek(0)
         any_line = any_entry and suffix == ".txt" and not _names_columns(path, first)
         plain = any_line or file_and_label(first) is not None or (suffix == ".txt" and not first.strip())
         if given or not plain:
-            yield from _table_rows(path, file, _delimiter(path, first), given)
+            delimiter = _delimiter(path, first)
+            spaced = f'{delimiter} "' in head  # a blank before a quote, which would else be part of the cell
+            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=spaced, strict=True)
+            yield from _table_rows(path, reader, delimiter, given)
             return
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -160,10 +165,9 @@ def _names_columns(path: Path, first: str) -> bool:
 
 
 def _table_rows(
-    path: Path, file: TextIO, delimiter: str, given: Mapping[str, str] | None
+    path: Path, reader: Any, delimiter: str, given: Mapping[str, str] | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a text whose first line has names of columns."""
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    """Rows of a text whose first line that is not blank has names of columns. `reader` is that of the module csv."""
     names: list[str] = []
     places: dict[str, int] = {}
     while True:
@@ -174,6 +178,8 @@ def _table_rows(
         except csv.Error as error:
             raise ValueError(f"{where}: {_quote_problem(str(error))}") from None
         if not places:
+            if cells is not None and not any(cell.strip() for cell in cells):
+                continue
             names = cells or []
             places = {kind: names.index(name) for kind, name in _columns(path, names, given).items()}
         elif cells is None:
@@ -218,6 +224,16 @@ def file_and_label(line: str) -> tuple[str, str] | None:
         entry, found, label = line.rpartition(mark)
         if found and _is_file(entry):
             return entry.strip(), label.strip()
+    return _quoted(line) if line.lstrip().startswith('"') else None
+
+
+def _quoted(line: str) -> tuple[str, str] | None:
+    """The path and label of a line whose path is in quotes; None if there is more, or no image or video."""
+    for mark in ("\t", ",", ";"):
+        with contextlib.suppress(csv.Error):
+            cells = next(csv.reader([line.strip()], delimiter=mark, skipinitialspace=True, strict=True))
+            if len(cells) <= 2 and _is_file(cells[0]):
+                return cells[0], cells[1].strip() if len(cells) == 2 else ""
     return None
 
 
