@@ -114,6 +114,7 @@ def test_labels_that_are_of_no_use_are_not_read(tmp_path: Path) -> None:
         ("a.mp4 0\nb.mp4 riding a bike\n", "line 2: 'b.mp4 riding a bike'; expected a file, or a file and a label"),
         ("path\na.mp4\nb.png\n", "holds images and videos, such as b.png and a.mp4; expected one kind"),
         ("path,start\nb.png,1\n", "line 2: b.png is an image; start and end are only for videos"),
+        ("url,label\nhttps://h/a.png,x\ns3://b/c.png,y\n", "lists URLs, such as https://h/a.png; expected files"),
     ],
 )
 def test_what_is_wrong_with_a_list_is_said_with_its_line(tmp_path: Path, text: str, problem: str) -> None:

@@ -99,8 +99,10 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
     parts: list[tuple[int, int]] = []
     splits: list[str] = []
     kinds: dict[bool, str] = {}
+    urls: list[str] = []
     for where, row in read_rows(path, columns):
         entry = row["path"].strip()
+        urls += [entry] if "://" in entry else []
         start, end = (_microseconds(row.get(name), name, where) for name in ("start", "end"))
         if end != _NONE and end <= max(start, 0):
             raise ValueError(f"{where} ends at {end / _FINE:g} s, but starts at {max(start, 0) / _FINE:g} s")
@@ -115,6 +117,8 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
         parts.append((start, end))
         names.append(_label(row.get("label"), where) if labels else "")
         splits.append(_text(row.get("split")))
+    if len(urls) == len(paths):
+        raise ValueError(f"{path} lists URLs, such as {urls[0]}; expected files (only hierax embed reads URLs)")
     if len(kinds) > 1:
         some = f"{kinds[True]} and {kinds[False]}"
         raise ValueError(f"{path} holds images and videos, such as {some}; expected one kind")
