@@ -103,7 +103,12 @@ def test_signals_are_fine_tuned_by_the_recipe_for_pictures(tmp_path: Path, capsy
             "masked image modeling expects multiples of 32; the nearest sizes are 480 or 512",
         ),
         ((8, 512), {"image_size": (64, 64)}, r"model takes \[8, 64, 64\]; image_size=none takes the size of the data"),
-        ((8, 512), {"image_size": (1024,)}, "expected at least 1024 on axis 1"),
+        ((8, 512), {"image_size": (1024,)}, "expected at least 1024 on axis 1, as image_size says"),
+        (
+            (64, 64, 3),
+            {"image_size": None},
+            r"samples have the shape \[64, 64, 3\], .* channels seem to be the last axis",
+        ),
     ],
 )
 def test_sizes_that_cannot_be_are_refused_before_anything_is_written(
@@ -118,6 +123,33 @@ def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data", classes=1)
     with pytest.raises(ValueError, match="the data has one class, class0; fine-tuning takes two or more"):
         finetune(data, source=None, out=tmp_path / "run", recipe=toy("finetune"), device="cpu", quiet=True)
+
+
+@pytest.mark.parametrize(("digits", "refused"), [(3, True), (0, False)])
+def test_numbers_that_hardly_repeat_are_no_classes(tmp_path: Path, digits: int, refused: bool) -> None:
+    data, random = pictures(tmp_path / "data"), np.random.default_rng(0)
+    rows = [f"{path.relative_to(data)},{round(float(random.normal()), digits)}" for path in sorted(data.rglob("*.png"))]
+    (data / "list.csv").write_text("\n".join(["path,age", *rows]))
+    found = open_dataset(data / "list.csv", columns={"label": "age"})
+    if refused:
+        with pytest.raises(
+            ValueError, match=r"labels are numbers such as -?\d\.\d+, and 16 of 16 differ: regression is"
+        ):
+            prepare(toy("finetune"), found, source=None)
+    else:
+        assert prepare(toy("finetune"), found, source=None).model.config.num_labels == len(found.classes)
+
+
+def test_arrays_of_files_with_channels_last_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    np.save(tmp_path / "many" / "0.npy", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"0.npy: samples have the shape \[64, 64, 3\]"):
+        prepare(toy(image_size=None), open_dataset(tmp_path / "many"), source=None)
+
+
+def test_the_axes_of_arrays_are_said(tmp_path: Path) -> None:
+    notes = prepare(toy("finetune", image_size=None), open_dataset(signals(tmp_path)), source=None).notes
+    assert "arrays of 8 channels, each of 512 values" in notes
 
 
 def test_validation_without_classes_is_refused_before_an_epoch_is_spent(tmp_path: Path) -> None:

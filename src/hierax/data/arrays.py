@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from hierax.data.dataset import Sample
 from hierax.data.labels import Labels, read_labels
 from hierax.processing.paths import check_regular
 from hierax.reprs.text import dataset_repr
+
+_MOST_COLORS = 4  # a longer first axis and a last axis of at most this length are height, width and channels
 
 
 @dataset_repr
@@ -59,11 +62,21 @@ def map_array(path: str | Path) -> np.ndarray:
     return array
 
 
+def check_channels_first(shape: Sequence[int], *, name: str) -> None:
+    """Raises `ValueError` if the channels of one sample seem to be its last axis, as in arrays of images elsewhere."""
+    if len(shape) > 1 and shape[-1] <= _MOST_COLORS < shape[0]:
+        axes = ", ".join(map(str, shape))
+        raise ValueError(
+            f"{name}: samples have the shape [{axes}], so that the channels seem to be the last axis; expected "
+            "[channels, *size] (numpy.moveaxis(array, -1, 1) moves the last axis of an array of samples)"
+        )
+
+
 def open_array(path: Path, *, labels: bool) -> ArrayDataset:
     """The samples of an array `[N, C, *size]`, with the labels beside it.
 
     Raises:
-        ValueError: it has another shape, or another number of labels.
+        ValueError: it has another shape, its channels are the last axis, or there is another number of labels.
     """
     try:
         array = map_array(path)
@@ -73,6 +86,7 @@ def open_array(path: Path, *, labels: bool) -> ArrayDataset:
         raise ValueError(
             f"{path} holds an array of shape {list(array.shape)}; expected [N, channels, *size], with samples in it"
         )
+    check_channels_first(array.shape[1:], name=str(path))
     beside = path.with_name(f"{path.stem}.labels.npy")
     if not labels or not beside.is_file():
         return ArrayDataset(str(path), len(array))

@@ -362,7 +362,9 @@ def _array_part(
     part: list[slice] = [slice(None)]
     for axis, (have, want) in enumerate(zip(array.shape[1:], size, strict=True), start=1):
         if have < want:
-            raise ValueError(f"an array of shape {list(array.shape)}; expected at least {want} on axis {axis}")
+            raise ValueError(
+                f"an array of shape {list(array.shape)}; expected at least {want} on axis {axis}, as image_size says"
+            )
         start = (have - want) // 2 if random is None else int(random.integers(have - want + 1))
         part.append(slice(start, start + want))
     values = np.array(array[tuple(part)], dtype=np.float32)  # only this part of a memory-mapped file is read

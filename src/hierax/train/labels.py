@@ -15,6 +15,8 @@ from hierax.data.segmentation.layouts import IMAGE_FOLDERS, MASK_FOLDERS
 from hierax.data.tables import LABEL_COLUMNS, TableDataset
 from hierax.train.settings import Recipe
 
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+
 
 def check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
     """Raises `ValueError` if the labels of the data are not enough to learn from."""
@@ -33,6 +35,20 @@ def check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
         raise ValueError(
             f"the data has one class, {', '.join(dataset.classes)}; fine-tuning takes two or more "
             "(if the classes are folders inside of that one, pass it)"
+        )
+    _check_no_measurements(dataset)
+
+
+def _check_no_measurements(dataset: Dataset) -> None:
+    """Raises `ValueError` if the names of the classes are fractional numbers that hardly repeat: a regression."""
+    names, count = dataset.classes, len(dataset)
+    if not count < 2 * len(names) or not all(_NUMBER.fullmatch(name) for name in names):
+        return
+    fraction = next((name for name in names if not float(name).is_integer()), None)
+    if fraction is not None:
+        raise ValueError(
+            f"the labels are numbers such as {fraction}, and {len(names):,} of {count:,} differ: regression is not "
+            "available. If each is a class, write it as a name, such as level-1"
         )
 
 

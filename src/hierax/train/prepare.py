@@ -13,6 +13,8 @@ from torch import Tensor
 
 from hierax.checkpoint.inflation import inflate_for_videos
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
+from hierax.console import quantity
+from hierax.data.arrays import check_channels_first
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.view import EvaluationView
 from hierax.model.config import HieraConfig, variant_config
@@ -98,6 +100,8 @@ def prepare(
     if dataset.videos:
         record = with_sampling(record, recipe, model.config, notes)
     if dataset.arrays:
+        channels, *size = _array_shape(dataset, first)
+        notes.append(f"arrays of {quantity(channels, 'channel')}, each of {'x'.join(map(str, size))} values")
         notes += _unused_augmentation(recipe)
     model.preprocessing = record
     if network is not None and network.features and recipe.teacher_features:
@@ -137,6 +141,7 @@ def _check_fit(recipe: Recipe, dataset: Dataset, first: Sample, config: HieraCon
     """Raises `ValueError` if the model does not take data of this kind."""
     shape = _array_shape(dataset, first)
     if shape:
+        check_channels_first(shape, name=first.name)
         fits = (shape[0], len(shape)) == (config.num_channels, config.axes + 1)
     else:
         fits = config.is_video and config.num_channels == 3 if dataset.videos else config.axes == 2
