@@ -12,12 +12,13 @@ from PIL import Image
 
 from hierax import HieraForImageClassification, HieraForPreTraining
 from hierax.checkpoint.save import save_model
+from hierax.data import Subset, open_splits
 from hierax.data.loader import Batch, evaluation_loader
 from hierax.data.sources import open_dataset
 from hierax.data.view import EvaluationView, Unreadable
 from hierax.processing import IMAGENET
 from hierax.train import finetune
-from hierax.train.evaluation import Evaluation, evaluate, probe_features
+from hierax.train.evaluation import Evaluation, evaluate, probe_features, run_trained_on
 from hierax.train.predictions import Inputs, Predictions, average_precision, count_samples, normalize, predict
 from hierax.train.probe import knn, linear, probe
 from small import image_config, randomize
@@ -168,6 +169,48 @@ def test_wordnet_ids_stand_for_the_classes_in_their_order(tmp_path: Path) -> Non
         Image.new("RGB", (64, 64)).save(tmp_path / "data" / name / "0.png")
     found = evaluate(tmp_path / "data", model=saved(tmp_path / "m", ("tench", "tabby")), device="cpu")
     assert found.predictions.labels.tolist() == [0, 1]
+
+
+def test_wordnet_ids_that_the_model_knows_are_matched_by_name(tmp_path: Path) -> None:
+    for name in ("n02123045", "n01440764"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "data" / name / "0.png")
+    turned = saved(tmp_path / "turned", ("n02123045 tabby", "n01440764 tench, Tinca tinca"))
+    assert evaluate(tmp_path / "data", model=turned, device="cpu").predictions.labels.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="unknown classes n02123045; known are n01440764, n04067472"):
+        evaluate(tmp_path / "data", model=saved(tmp_path / "other", ("n01440764", "n04067472")), device="cpu")
+
+
+def test_a_run_without_labels_has_held_out_other_samples_than_one_with_labels(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos")
+    names = [path.relative_to(photos) for path in sorted(photos.rglob("*.png"))]
+    (photos / "list.csv").write_text("\n".join(["path,label", *(f"{name},{name.parent}" for name in names)]))
+    blind = toy("finetune", epochs=1, validation_fraction=0.25, label_weight=0.0, seed=5)
+    options: Any = {"source": None, "device": "cpu", "quiet": True}
+    teacher = saved(tmp_path / "teacher", ("class0", "class1"))
+    run = finetune(photos / "list.csv", out=tmp_path / "run", recipe=blind, teacher=teacher, **options)
+    _, held = open_splits(photos / "list.csv", fraction=0.25, seed=5, labels=False)
+    assert isinstance(held, Subset)
+    found = evaluate(photos / "list.csv", model=run, device="cpu")
+    assert found.predictions.labels.tolist() == [int(i >= 8) for i in held.indices]
+    assert found.predictions.labels.tolist() != [0, 0, 1, 1]  # what a run with labels holds out
+
+
+def test_the_run_of_a_hub_dataset_is_known_by_its_id(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    values = {"mode": "finetune", "data": "hub:me/data", "recipe": toy("finetune").to_dict()}
+    (folder / "run.json").write_text(json.dumps(values))
+    assert run_trained_on("hub:me/data", folder)["data"] == "hub:me/data"
+    assert run_trained_on("hub:me/other", folder) == {}
+
+
+def test_a_batch_of_nothing_is_refused(data: Path, tmp_path: Path) -> None:
+    model = saved(tmp_path / "m", ("class0", "class1", "class2"))
+    with pytest.raises(ValueError, match="batch_size is 0; expected a whole number above 0"):
+        evaluate(data, model=model, device="cpu", batch_size=0)
+    with pytest.raises(ValueError, match="batch_size is -1; expected a whole number above 0"):
+        probe_features(data, model=model, kind="knn", device="cpu", batch_size=-1)
 
 
 def test_unreadable_samples_are_named_and_not_counted(tmp_path: Path) -> None:

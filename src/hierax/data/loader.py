@@ -175,7 +175,12 @@ def evaluation_loader(
     """Yields the batches of the samples of one rank, each sample once: a `Batch`, or a list of unreadable samples.
 
     Ranks take samples in turn, so that the numbers of their samples differ by at most one.
+
+    Raises:
+        ValueError: `batch` is not above 0.
     """
+    if batch < 1:
+        raise ValueError(f"batch_size is {batch}; expected a whole number above 0")
     mine = evaluation_indices(len(view.dataset), rank=rank, world=world)
     batches: Any = [mine[i : i + batch] for i in range(0, len(mine), batch)]
     for part in _loader(view, batches, collate_evaluation, workers, pin):

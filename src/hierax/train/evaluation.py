@@ -11,7 +11,7 @@ from typing import Any
 
 from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
-from hierax.data.dataset import Dataset, Relabeled, relabel
+from hierax.data.dataset import Dataset, Relabeled, Subset, relabel
 from hierax.data.folders import FolderDataset, split_folders
 from hierax.data.sources import has_columns, open_dataset
 from hierax.data.split import open_splits, predefined_splits
@@ -25,6 +25,7 @@ from hierax.processing.frames import FIRST_ONLY
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import never_raises
 from hierax.train.description import read_description
+from hierax.train.folder import absolute_source
 from hierax.train.labels import labels_beside
 from hierax.train.modes import mode_of
 from hierax.train.parallel import default_workers, open_world
@@ -250,7 +251,7 @@ def run_trained_on(data: PathOrHubId, model: PathOrHubId | None) -> dict[str, An
     record = next((place / "run.json" for place in places if (place / "run.json").is_file()), None)
     values = {} if record is None else read_description(record)
     same = bool(values) and mode_of(Recipe.from_dict(values["recipe"])).supervised
-    return values if same and values.get("data") == os.path.abspath(data) else {}
+    return values if same and values.get("data") == absolute_source(data) else {}
 
 
 def _held_out_by_run(
@@ -261,7 +262,10 @@ def _held_out_by_run(
         return None, None
     recipe = Recipe.from_dict(values["recipe"])
     fraction = 0.0 if values.get("validation") else recipe.validation_fraction
-    train, validation = open_splits(data, fraction=fraction, seed=recipe.seed, columns=columns)
+    labels = recipe.label_weight > 0  # without labels, the run did not draw by class
+    train, validation = open_splits(data, fraction=fraction, seed=recipe.seed, labels=labels, columns=columns)
+    if not labels and isinstance(validation, Subset):
+        validation = _with_labels(validation, data, columns)
     counts, then = (len(train), len(validation or ())), values.get("facts", {})
     changed = values.get("classes") and values["classes"] != class_counts(train)
     if not values.get("validation") and (changed or counts != (then.get("samples"), then.get("held_out"))):
@@ -273,6 +277,12 @@ def _held_out_by_run(
         validation,
         f"the run was trained on {data}; only the {len(validation):,} samples that it held out are evaluated",
     )
+
+
+def _with_labels(part: Subset, data: PathOrHubId, columns: Mapping[str, str] | None) -> Dataset | None:
+    """The same samples of `data` with their labels; None if it has other samples with labels."""
+    whole = open_dataset(data, columns=columns)
+    return Subset(whole, part.indices) if (type(whole), len(whole)) == (type(part.base), len(part.base)) else None
 
 
 def worker_count(dataset: Dataset) -> int:
@@ -293,7 +303,8 @@ def _with_labels_of_model(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
     """The dataset with the model's class numbers.
 
     Class folders are matched by name, whole or up to the first comma. If the data has as many WordNet ids as the model
-    has classes, their order is that of ImageNet's classes. Other data has the model's numbers already.
+    has classes, and the labels of the model do not begin with such ids, their order is that of ImageNet's classes.
+    Other data has the model's numbers already.
 
     Raises:
         ValueError: the model lacks a class, or has it twice.
@@ -302,11 +313,12 @@ def _with_labels_of_model(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
     if not own:
         beside = labels_beside(dataset).replace("fine-tuning takes", "expected")
         raise ValueError(f"the data has no classes: {beside}")
-    if len(own) == len(labels) and all(_SYNSET.fullmatch(name) for name in own) and own != labels:
+    ids = [match[0] if (match := _SYNSET.match(label)) else None for label in labels]
+    if len(own) == len(labels) and all(map(_SYNSET.fullmatch, own)) and not any(ids):
         return Relabeled(dataset, labels, tuple(range(len(own))))
     number: dict[str, list[int]] = {}
     for index, label in enumerate(labels):
-        for name in {label, label.partition(",")[0]}:
+        for name in {label, label.partition(",")[0], ids[index] or label}:
             number.setdefault(name, []).append(index)
     twice = [name for name in own if len(number.get(name, ())) > 1]
     if twice:
