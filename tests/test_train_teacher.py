@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import hierax
@@ -25,7 +26,7 @@ from hierax.train.optimizer import build_optimizer
 from hierax.train.teacher import Teacher, TeacherOutputs, open_teacher
 from hierax.train.teacher_cache import TeacherCache
 from small import image_config
-from training import held, log, pictures, same, toy, unfinished, weights
+from training import TINY, held, log, pictures, same, toy, unfinished, weights
 
 CPU = torch.device("cpu")
 
@@ -414,6 +415,38 @@ def test_what_leaves_nothing_to_learn_is_refused(data: Path, tmp_path: Path) -> 
     np.save(tmp_path / "signals.npy", np.zeros((8, 3, 64), np.float32))
     with pytest.raises(ValueError, match="a teacher expects images; the data are arrays"):
         run(tmp_path / "signals.npy", tmp_path / "d", teacher=path)
+
+
+def deep(folder: Path) -> Path:
+    """Two classes of gray images of 16 bits, dark and bright, far above 255."""
+    random = np.random.default_rng(0)
+    for label in range(2):
+        (folder / f"c{label}").mkdir(parents=True)
+        for number in range(4):
+            pixels = 20_000 * (1 + label) + random.integers(0, 9_000, (64, 64))
+            Image.fromarray(pixels.astype(np.uint16)).save(folder / f"c{label}" / f"{number}.png")
+    return folder
+
+
+def test_a_teacher_of_stored_values_is_shown_them_and_other_teachers_are_refused(data: Path, tmp_path: Path) -> None:
+    images, gray = deep(tmp_path / "deep"), {"overrides": {**TINY, "num_channels": 1}, "image_size": (64, 64)}
+    taught = run(images, tmp_path / "teacher", epochs=1, **gray)
+    teacher = open_teacher(taught, size=(64, 64), device=CPU)
+    assert (teacher.channels, teacher.takes_values) == (1, True)
+    values = 20_000 + 40_000 * torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    record = load(taught).preprocessing
+    assert record is not None
+    own = load(taught).eval()((values - record.image_mean[0]) / record.image_std[0]).logits
+    none, one = torch.zeros(1), torch.ones(1)
+    torch.testing.assert_close(teacher(values, none, one).logits, own, atol=1e-4, rtol=1e-4)
+    run(images, tmp_path / "run", teacher=taught, epochs=1, **gray)
+    with pytest.raises(ValueError, match=r"teacher .*teacher takes 1 channel, the model 3; expected the same"):
+        run(data, tmp_path / "other", teacher=taught, epochs=1)
+    with pytest.raises(ValueError, match="takes values as they are stored, the model gray levels of 8 bits"):
+        run(data, tmp_path / "other", teacher=taught, epochs=1, **gray)
+    network = program(tmp_path / "t.pt2")
+    with pytest.raises(ValueError, match="takes gray levels of 8 bits, the model values as they are stored"):
+        run(images, tmp_path / "other", teacher=network, epochs=1, **gray)
 
 
 def test_the_command_takes_a_teacher(data: Path, tmp_path: Path) -> None:

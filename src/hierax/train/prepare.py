@@ -104,6 +104,8 @@ def prepare(
         notes.append(f"arrays of {quantity(channels, 'channel')}, each of {'x'.join(map(str, size))} values")
         notes += _unused_augmentation(recipe)
     model.preprocessing = record
+    if network is not None:
+        _check_teacher(network, record)
     if network is not None and network.features and recipe.teacher_features:
         network.measure(EvaluationView(dataset, record, size=model.config.image_size, max_pixels=recipe.max_pixels))
     weights = class_weights_for(recipe, dataset, pixels=mode.targets) if labeled else None
@@ -182,6 +184,23 @@ def _load_teacher(
         listed = " and ".join(f"{weight} is {getattr(recipe, weight):g}" for weight in gives)
         raise ValueError(f"{found.note}; {listed}, so nothing is learned from it")
     return found
+
+
+def _check_teacher(teacher: Teacher, record: Preprocessing) -> None:
+    """Raises `ValueError` if the teacher does not take the pixels that the model gets. A teacher of three channels
+    takes gray images too: as three equal channels.
+    """
+    if teacher.channels not in (record.num_channels, 3 if record.num_channels == 1 else record.num_channels):
+        raise ValueError(
+            f"teacher {teacher.name} takes {quantity(teacher.channels, 'channel')}, the model {record.num_channels}; "
+            f"expected the same (num_channels={teacher.channels})"
+        )
+    if teacher.takes_values != record.takes_values:
+        kinds = {True: "values as they are stored", False: "gray levels of 8 bits"}
+        raise ValueError(
+            f"teacher {teacher.name} takes {kinds[teacher.takes_values]}, the model {kinds[record.takes_values]}; "
+            "expected the same"
+        )
 
 
 def _teacher_classes(recipe: Recipe, teacher: Teacher) -> tuple[str, ...]:

@@ -43,6 +43,8 @@ class Teacher:
         name: the source, as the user wrote it.
         digest: SHA-256 of its weights or of its files, hexadecimal.
         size: pixels per axis of its input; None is the student's size.
+        channels: number of channels of its input.
+        takes_values: whether it takes values as their files store them, not gray levels of 8 bits.
         classes: names of the classes of its logits, or None.
         logits, features: number of each; 0 for none.
         feature_mean, feature_std: mean and standard deviation of each feature; 0 and 1 before `measure` is called.
@@ -62,6 +64,7 @@ class Teacher:
         device: torch.device,
     ) -> None:
         self.name, self.digest, self._run, self.size = name, digest, run, size
+        self.channels, self.takes_values = record.num_channels, record.takes_values
         shape = (1, -1, *[1] * len(probe))
         mean, std = (record.image_mean, record.image_std) if record.do_normalize else ((0.0,), (1.0,))
         self._mean, self._std = (torch.tensor(values, device=device).view(shape) for values in (mean, std))
@@ -100,10 +103,14 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor) -> TeacherOutputs:
-        """Outputs for `pixels` `[B, C, *size]`, which were normalized with `mean` and `std` in gray levels."""
-        levels = (pixels.float() * std.float() + mean.float()).clamp_(0, 255)
+        """Outputs for `pixels` `[B, C, *size]`, which were normalized with `mean` and `std` in gray levels, or in the
+        units of the files if the teacher `takes_values`.
+        """
+        levels = pixels.float() * std.float() + mean.float()
         if self.size is not None and tuple(levels.shape[2:]) != self.size:
-            levels = F.interpolate(levels, self.size, mode="bicubic", antialias=True).clamp_(0, 255)
+            levels = F.interpolate(levels, self.size, mode="bicubic", antialias=True)
+        if not self.takes_values:
+            levels = levels.clamp_(0, 255)
         return self._answers((levels / self._unit - self._mean) / self._std)
 
     def _answers(self, pixels: Tensor) -> TeacherOutputs:
