@@ -9,7 +9,7 @@ from hierax.data.dataset import Subset
 from hierax.data.order import Order
 from hierax.data.sources import open_dataset
 from hierax.train import finetune, pretrain
-from hierax.train.summary import about_classes, remarks
+from hierax.train.summary import about_classes, remarks, unused_settings
 from samples import Listed
 from small import image_config
 from training import held, toy
@@ -69,6 +69,42 @@ def test_a_run_says_it_all_on_the_terminal(pretrained: Path, data: Path, tmp_pat
     assert "hierax: 1 of 4 mask units are visible (mask_ratio 0.6, image_size 64x64)" in lines
     assert sum(line.startswith("hierax: no images of reconstructions: ") for line in lines) == 1
     assert not (run / "reconstructions").exists()
+
+
+def test_settings_that_a_run_does_not_use_are_told(data: Path) -> None:
+    train = open_dataset(data)
+
+    def told(mode: str, *given: str, validated: bool = True, **changes: Any) -> list[str]:
+        return unused_settings(toy(mode, **changes), given, train, validated=validated, drawn=False, taught=False)
+
+    assert told("pretrain", "mixup", "class_weights", "lr", "mask_ratio") == [
+        "warning: class_weights, mixup: no effect in pretrain"
+    ]
+    assert told("finetune", "mask_ratio", "target", "mixup", "frame_stride") == [
+        "warning: mask_ratio, target: no effect in finetune",
+        "warning: frame_stride: no effect on data that are not videos",
+    ]
+    assert told("segment", "label_weight", "mask_ratio") == ["warning: label_weight, mask_ratio: no effect in segment"]
+    assert told("finetune", "patience", "validation_fraction") == [
+        "warning: validation_fraction: no effect on data with a validation set"
+    ]
+    (line,) = told("finetune", "patience", "validation_fraction", validated=False)
+    assert line.startswith("warning: patience: no effect without validation data")
+    assert told("finetune", "teacher_logits") == ["warning: teacher_logits: no effect without a teacher (--teacher)"]
+    assert told("finetune", "betas", "momentum", "reference_batch", optimizer="sgd") == [
+        "warning: betas: no effect with optimizer=sgd",
+        "warning: reference_batch: no effect with scale_lr=false",
+    ]
+
+
+def test_a_run_warns_of_settings_that_it_does_not_use(data: Path, tmp_path: Path, capsys: Any) -> None:
+    settings = ("mask_ratio=0.5", "patience=3", "mixup=0.2")
+    finetune(data, source=None, out=tmp_path, recipe=toy("finetune", epochs=1), settings=settings, device="cpu")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+    assert [line.partition(": no effect")[0] for line in lines] == [
+        "hierax: warning: mask_ratio",
+        "hierax: warning: patience",
+    ]
 
 
 def test_that_few_are_validated_on_is_told(data: Path) -> None:

@@ -39,8 +39,8 @@ from hierax.train.progress import explain_memory_errors
 from hierax.train.reconstructions import ReconstructionSheet
 from hierax.train.request import PathOrHubId, Request
 from hierax.train.run_folder import RunRecorder
-from hierax.train.settings import Recipe
-from hierax.train.summary import about_classes, class_counts, plan, remarks
+from hierax.train.settings import Recipe, setting_names
+from hierax.train.summary import about_classes, class_counts, plan, remarks, unused_settings
 from hierax.train.teacher_cache import TeacherCache
 
 
@@ -91,6 +91,10 @@ class RankRun:
         lines = [chosen.reason or None, about_classes(recipe, train, validation), *prepared.notes, setup.note]
         lines += [plan(recipe, order, world, train, validation)]
         lines += remarks(recipe, prepared.model.config, order, train, validation, fresh=self.settings["from"] is None)
+        sets = {"validated": validation is not None, "drawn": data[1] is None}
+        lines += unused_settings(
+            recipe, setting_names(request.settings), train, **sets, taught=prepared.teacher is not None
+        )
         with contextlib.ExitStack() as lock:
             world.run_on_main(lambda: self._begin(facts, lock))
             world.run_on_all_ranks(self._check_shared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -72,6 +72,37 @@ def remarks(
         layers,
         _reconstructions(recipe, train, validation),
     ]
+
+
+_OF_MASKING = ("mask_ratio", "target")
+_OF_LABELS = ("class_weights", "label_smoothing", "label_weight", "mixup", "cutmix", "dropout")
+_OF_TEACHERS = ("teacher_logits", "teacher_features", "teacher_temperature")
+
+
+def unused_settings(
+    recipe: Recipe, given: Collection[str], train: Dataset, *, validated: bool, drawn: bool, taught: bool
+) -> list[str]:
+    """Warnings of settings that the user has `given` and that a run with this recipe does not use.
+
+    Args:
+        validated: whether there is a validation set.
+        drawn: whether it is drawn from the training set.
+        taught: whether there is a teacher.
+    """
+    mode = mode_of(recipe)
+    other = ("label_weight",) if mode.targets else _OF_MASKING if mode.supervised else _OF_LABELS
+    cases: list[tuple[bool, Sequence[str], str]] = [
+        (True, (*other, *(_OF_MASKING if mode.targets else ())), f"in {recipe.mode}"),
+        (not taught, _OF_TEACHERS, "without a teacher (--teacher)"),
+        (not validated, ("patience", "evaluate_every"), "without validation data (validation_fraction, --validation)"),
+        (validated and not drawn, ("validation_fraction",), "on data with a validation set"),
+        (not train.videos, ("frame_stride",), "on data that are not videos"),
+        (recipe.optimizer == "adamw", ("momentum",), "with optimizer=adamw"),
+        (recipe.optimizer == "sgd", ("betas",), "with optimizer=sgd"),
+        (not recipe.scale_lr, ("reference_batch",), "with scale_lr=false"),
+    ]
+    found = [([name for name in names if name in given], why) for holds, names, why in cases if holds]
+    return [f"warning: {', '.join(names)}: no effect {why}" for names, why in found if names]
 
 
 def _steps(recipe: Recipe, order: Order) -> str | None:
