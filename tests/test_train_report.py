@@ -18,6 +18,8 @@ from hierax.train.predictions import Predictions
 from hierax.train.report import keep_predictions, write_report
 from training import held, pictures
 
+pytest_plugins = ("runs",)
+
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
 
 
@@ -39,6 +41,11 @@ def test_the_report_says_what_was_kept_and_how_good_it_is(run: Path) -> None:
     assert "Only 4 validation samples" in text
     for name in ("Curves", "Confusion matrix", "Classes", "Wrong predictions", "Settings"):
         assert f"<h2>{name}</h2>" in text
+
+
+def test_only_a_run_with_a_top_1_says_how_much_one_sample_changes_it(run: Path, pretrained: Path) -> None:
+    assert "Only 4 validation samples: one sample changes top-1 by 25 %." in page(run)
+    assert "Only 4 validation samples. Small differences" in page(pretrained)
 
 
 def test_the_numbers_of_the_report_are_those_of_an_evaluation(run: Path) -> None:
