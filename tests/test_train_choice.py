@@ -8,9 +8,11 @@ import pytest
 
 from hierax.train import RunExists, finetune, pretrain
 from hierax.train.choice import choose, default_source, epochs_for, largest_batch
+from hierax.train.modes import MODES
 from hierax.train.recipes import recipe
-from hierax.train.request import finished_message
-from training import pictures
+from hierax.train.request import Request, finished_message, resolve_choice
+from samples import Listed
+from training import ALONE, pictures
 
 TASKS = ("pretrain", "finetune")
 QUICK = ("epochs=1", "image_size=64", "workers=0", "batch_size=4")
@@ -57,6 +59,13 @@ def test_where_few_are_validated_on_the_last_weights_are_kept() -> None:
     assert choose("finetune", device="cpu", samples=600, source=None).recipe.weights == "best"
     few = choose("finetune", device="cpu", samples=60, validation_samples=6, source=None)
     assert few.reason.count("too few validation samples") == 1
+
+
+@pytest.mark.parametrize(("settings", "weights"), [((), "last"), (("validation_fraction=0.5",), "best")])
+def test_the_validation_fraction_that_is_set_counts_for_the_choice(settings: tuple[str, ...], weights: str) -> None:
+    data: Any = Listed([b""] * 120, [0] * 120, classes=2)
+    request = Request(MODES["finetune"], "data", "hierax/femto", None, None, settings)
+    assert resolve_choice(request, None, None, (data, None), ALONE).recipe.weights == weights
 
 
 def test_femto_is_the_start_for_images_unless_an_architecture_is_named() -> None:

@@ -164,6 +164,8 @@ def resolve_choice(
     if base is not None:
         return Choice(base, source, "")
     held = None if data[1] is None else len(data[1])
+    if held is None and "validation_fraction" in setting_names(request.settings):
+        held = round(request.overridden(None).validation_fraction * len(whole))
     return choose(
         request.mode.name, device=place, samples=len(whole), validation_samples=held, source=source, pictures=is_images
     )
