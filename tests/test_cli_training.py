@@ -150,6 +150,17 @@ def test_a_recipe_that_was_printed_is_a_configuration(run: Run, data: Path) -> N
     assert json.loads(Path("own/run.json").read_text())["recipe"]["lr"] == 0.5
 
 
+def test_a_recipe_in_a_file_starts_from_the_default_weights(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mine.json").write_text(run("recipes", "finetune_tiny_small_data_cpu")[1])
+    seen: list[str | None] = []
+    monkeypatch.setattr("hierax.train.finetune", lambda *_, source, **__: seen.append(source))
+    assert run("finetune", "data", "-o", "own", "--config", "mine.json")[0] == 0
+    assert run("finetune", "data", "-o", "own", "--config", "mine.json", "--from", "scratch")[0] == 0
+    assert seen == ["auto", None]
+
+
 def test_recipes_are_listed_and_shown(run: Run) -> None:
     code, out, _ = run("recipes")
     assert code == 0

@@ -398,6 +398,17 @@ def test_a_run_with_a_teacher_goes_on_to_the_same_end(
     assert same(weights(whole), weights(part))
 
 
+def test_a_run_that_is_resumed_uses_the_answers_that_it_kept_before(data: Path, tmp_path: Path) -> None:
+    """Without them its numbers would not be rounded as before, and its weights would not be the same."""
+    path, cache = program(tmp_path / "t.pt2"), tmp_path / "answers"
+    made = unfinished(run(data, tmp_path / "run", teacher=path, teacher_cache=cache, epochs=1))
+    assert json.loads((made / "run.json").read_text())["teacher_cache"] == str(cache)
+    shutil.rmtree(made / "checkpoints")
+    shutil.rmtree(cache)
+    run(data, made, teacher=path, epochs=1)
+    assert list(cache.rglob("*.safetensors"))
+
+
 def test_a_run_does_not_go_on_with_another_teacher(data: Path, tmp_path: Path) -> None:
     made = unfinished(run(data, tmp_path / "run", teacher=program(tmp_path / "t.pt2"), epochs=1))
     with pytest.raises(RunExists, match=r"teacher was '.*t\.pt2', now None"):

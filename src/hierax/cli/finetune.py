@@ -82,7 +82,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
             recipe=request.recipe,
             settings=request.settings,
             teacher=request.teacher,
-            teacher_cache=arguments.teacher_cache,
+            teacher_cache=request.teacher_cache,
             validation=request.validation,
             columns=request.columns,
             **masks,

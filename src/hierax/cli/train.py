@@ -95,6 +95,7 @@ class RunArguments:
     source: str | None
     validation: str | None
     teacher: str | None
+    teacher_cache: str | None
     columns: dict[str, str] | None
     mode: str | None
     masks: dict[str, Any] | None
@@ -156,6 +157,7 @@ def read_request(arguments: argparse.Namespace) -> RunArguments:
         _source(arguments, before),
         arguments.validation or before.get("validation"),
         getattr(arguments, "teacher", None) or before.get("teacher"),
+        getattr(arguments, "teacher_cache", None) or before.get("teacher_cache"),
         arguments.columns or before.get("columns"),
         _mode(recipe),
         before.get("masks"),
@@ -191,10 +193,10 @@ def _mode(recipe: Recipe | str | None) -> str | None:
 
 
 def _source(arguments: argparse.Namespace, before: dict[str, Any]) -> str | None:
-    """The checkpoint to start from; None for random weights."""
+    """The checkpoint to start from; None for random weights, "auto" for the default."""
     if arguments.source is not None:
         return None if arguments.source == "scratch" else arguments.source
-    return before.get("from") if before else "auto"
+    return before.get("from", "auto")  # a recipe in a file states no source
 
 
 def _read_config(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -161,6 +161,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "validation": (_or_none(_is_text), "a path or null"),
     "from": (_or_none(_is_text), "a path or null"),
     "teacher": (_or_none(_is_text), "a path or null"),
+    "teacher_cache": (_or_none(_is_text), "a path or null"),
     "masks": (_is_masks, "an object with classes, reduce_labels and colors"),
     "columns": (_or_none(_mapping(_is_text)), "an object of names"),
     "recipe": (lambda value: isinstance(value, dict), "an object of settings"),

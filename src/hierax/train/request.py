@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,16 @@ class Request:
     def overridden(self, base: Recipe | None) -> Recipe:
         """A recipe with the given values; without a recipe, one that is enough to open the data."""
         return (base or Recipe(name="", mode=self.mode.name)).overridden(self.settings)
+
+    def resumed(self, previous: Mapping[str, Any]) -> Request:
+        """The request with what a run.json states of its columns, masks and cache, where the caller gave nothing."""
+        masks = MaskOptions.read(previous.get("masks")) if self.mode.targets else None
+        return replace(
+            self,
+            columns=previous.get("columns") if self.columns is None else self.columns,
+            masks=self.masks or masks,
+            teacher_cache=previous.get("teacher_cache") if self.teacher_cache is None else self.teacher_cache,
+        )
 
     def places(self, source: PathOrHubId | None) -> dict[str, str | None]:
         """The paths of data and weights, by their names in run.json."""

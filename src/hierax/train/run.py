@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from hierax.console import say
@@ -107,7 +107,7 @@ def finetune(
         teacher: an `.onnx` file, a `.pt2` file of `torch.export`, or a checkpoint of Hiera; see
             `hierax.train.teacher.open_teacher`.
         teacher_cache: folder that keeps the teacher's outputs for other runs and for repeated epochs
-            (`distinct_epochs`).
+            (`distinct_epochs`). If a run is resumed, None takes the one from its start.
         classes, reduce_labels, colors: for "segment", how masks are read; see `hierax.data.open_segmentation`. If a run
             is resumed and none of them is given, those from its start.
 
@@ -148,10 +148,7 @@ def train(
     with open_world(device, parallel) as world:
         world.run_on_main(lambda: check_folder(run, overwrite=overwrite))
         previous = None if overwrite else world.all_gather(world.run_on_all_ranks(lambda: read_previous(run)))[0]
-        if previous is not None and request.columns is None:
-            request = replace(request, columns=previous.get("columns"))
-        if previous is not None and request.masks is None and request.mode.targets:
-            request = replace(request, masks=MaskOptions.read(previous.get("masks")))
+        request = request if previous is None else request.resumed(previous)
         data = None if previous else world.run_on_all_ranks(lambda: open_data(request, first))
         chosen = world.run_on_all_ranks(lambda: resolve_choice(request, base, previous, data, world))
         recipe = request.overridden(chosen.recipe)
@@ -164,6 +161,8 @@ def train(
                 return run
         if base is None:
             settings["chosen"] = chosen.recipe.to_dict()
+        if request.teacher_cache is not None:
+            settings["teacher_cache"] = os.path.abspath(request.teacher_cache)
         rank_run = RankRun(run, settings, recipe, world, overwrite=overwrite, quiet=quiet)
         rank_run.train(request, data or world.run_on_all_ranks(lambda: open_data(request, recipe)), chosen)
     return run
