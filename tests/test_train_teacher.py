@@ -116,6 +116,7 @@ def test_the_record_beside_a_file_says_how_it_is_shown_pictures(tmp_path: Path) 
     assert (teacher.size, teacher.classes) == ((80, 80), tuple(f"class {i}" for i in range(5)))
     gray = torch.zeros(1, 3, 64, 64)
     assert not torch.allclose(teacher(gray, *levels()).features, plain(gray, *levels()).features)  # type: ignore[arg-type]
+    assert teacher.digest != plain.digest, "answers that were kept before are not those of the new record"
 
 
 def test_an_onnx_file_and_a_program_of_the_same_network_teach_the_same(tmp_path: Path) -> None:

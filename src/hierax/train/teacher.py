@@ -41,7 +41,7 @@ class Teacher:
 
     Attributes:
         name: the source, as the user wrote it.
-        digest: SHA-256 of its weights or of its files, hexadecimal.
+        digest: SHA-256 of its weights or of its files, and of the size and normalization of its input, hexadecimal.
         size: pixels per axis of its input; None is the student's size.
         channels: number of channels of its input.
         takes_values: whether it takes values as their files store them, not gray levels of 8 bits.
@@ -63,12 +63,14 @@ class Teacher:
         probe: tuple[int, ...],
         device: torch.device,
     ) -> None:
-        self.name, self.digest, self._run, self.size = name, digest, run, size
+        self.name, self._run, self.size = name, run, size
         self.channels, self.takes_values = record.num_channels, record.takes_values
         shape = (1, -1, *[1] * len(probe))
         mean, std = (record.image_mean, record.image_std) if record.do_normalize else ((0.0,), (1.0,))
         self._mean, self._std = (torch.tensor(values, device=device).view(shape) for values in (mean, std))
         self._unit = 1 / record.rescale_factor if record.do_rescale else 1.0
+        shown = f"{digest} {size} {mean} {std} {self._unit} {self.takes_values}"
+        self.digest = hashlib.sha256(shown.encode()).hexdigest()
         first = self._answers(torch.zeros(1, record.num_channels, *(size or probe), device=device))
         self.logits = 0 if first.logits is None else first.logits.shape[1]
         self.features = 0 if first.features is None else first.features.shape[1]
