@@ -107,6 +107,17 @@ def test_a_run_warns_of_settings_that_it_does_not_use(data: Path, tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize(("each", "warned"), [(1, True), (2, False)])
+def test_that_most_classes_have_one_sample_is_told(each: int, warned: bool) -> None:
+    train: Any = Listed([b""] * 12 * each, list(range(12)) * each, classes=12)
+    order = Order(len(train), 4, 0)
+    found = remarks(toy("finetune"), image_config(), order, train, None, fresh=False)
+    told = [line for line in found if line and "only one training sample" in line]
+    assert [line.partition(";")[0] for line in told] == (
+        ["warning: 12 of 12 classes have only one training sample"] if warned else []
+    )
+
+
 def test_that_few_are_validated_on_is_told(data: Path) -> None:
     train = open_dataset(data)
     order, few = Order(16, 4, 0), Subset(train, range(6))

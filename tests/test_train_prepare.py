@@ -125,15 +125,17 @@ def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
         finetune(data, source=None, out=tmp_path / "run", recipe=toy("finetune"), device="cpu", quiet=True)
 
 
-@pytest.mark.parametrize(("digits", "refused"), [(3, True), (0, False)])
-def test_numbers_that_hardly_repeat_are_no_classes(tmp_path: Path, digits: int, refused: bool) -> None:
+@pytest.mark.parametrize(("digits", "point", "refused"), [(3, ".", True), (3, ",", True), (0, ".", False)])
+def test_numbers_that_hardly_repeat_are_no_classes(tmp_path: Path, digits: int, point: str, refused: bool) -> None:
     data, random = pictures(tmp_path / "data"), np.random.default_rng(0)
-    rows = [f"{path.relative_to(data)},{round(float(random.normal()), digits)}" for path in sorted(data.rglob("*.png"))]
-    (data / "list.csv").write_text("\n".join(["path,age", *rows]))
+    names = [path.relative_to(data) for path in sorted(data.rglob("*.png"))]
+    ages = [str(round(float(random.normal()), digits)).replace(".", point) for _ in names]
+    rows = [f"{name};{age}" for name, age in zip(names, ages, strict=True)]
+    (data / "list.csv").write_text("\n".join(["path;age", *rows]))
     found = open_dataset(data / "list.csv", columns={"label": "age"})
     if refused:
         with pytest.raises(
-            ValueError, match=r"labels are numbers such as -?\d\.\d+, and 16 of 16 differ: regression is"
+            ValueError, match=r"labels are numbers such as -?\d[.,]\d+, and 16 of 16 differ: regression is"
         ):
             prepare(toy("finetune"), found, source=None)
     else:

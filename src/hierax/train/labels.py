@@ -15,7 +15,7 @@ from hierax.data.segmentation.layouts import IMAGE_FOLDERS, MASK_FOLDERS
 from hierax.data.tables import LABEL_COLUMNS, TableDataset
 from hierax.train.settings import Recipe
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
 def check_labels(recipe: Recipe, dataset: Dataset, first: Sample) -> None:
@@ -44,7 +44,7 @@ def _check_no_measurements(dataset: Dataset) -> None:
     names, count = dataset.classes, len(dataset)
     if not count < 2 * len(names) or not all(_NUMBER.fullmatch(name) for name in names):
         return
-    fraction = next((name for name in names if not float(name).is_integer()), None)
+    fraction = next((name for name in names if not float(name.replace(",", ".")).is_integer()), None)
     if fraction is not None:
         raise ValueError(
             f"the labels are numbers such as {fraction}, and {len(names):,} of {count:,} differ: regression is not "

@@ -17,6 +17,7 @@ from hierax.train.parallel import World
 from hierax.train.settings import Recipe
 
 _FEW_STEPS = 2  # of an epoch
+_FEW_CLASSES = 10  # with more, classes of single samples are probably no classes
 _LISTED = 12  # at most this many classes are named
 
 
@@ -25,7 +26,7 @@ def plan(recipe: Recipe, order: Order, world: World, train: Dataset, validation:
     parts, size = accumulation_steps(recipe, world.size), world.size
     each = recipe.batch_size // size // parts
     steps, epochs = quantity(order.steps, "step"), quantity(recipe.epochs, "epoch")
-    lines = f"{len(train):,} samples, {steps} of {recipe.batch_size} per epoch, {epochs}"
+    lines = f"{quantity(len(train), 'sample')}, {steps} of {recipe.batch_size} per epoch, {epochs}"
     shared = f" = {size} rank(s) x {parts} part(s) x {each}" if size * parts > 1 else ""
     dropped = f"; {order.dropped} samples per epoch are unused (last incomplete batch)" if order.dropped else ""
     check = f"; {len(validation):,} to validate on" if validation is not None else ""
@@ -67,6 +68,7 @@ def remarks(
     layers = _early_layers(recipe, config) if fresh else None
     return [
         _steps(recipe, order),
+        _single_samples(recipe, train),
         _few_held(recipe, validation),
         _warmup(recipe),
         layers,
@@ -113,6 +115,17 @@ def _steps(recipe: Recipe, order: Order) -> str | None:
     return (
         f"warning: an epoch has only {steps}, since batch_size is {recipe.batch_size} of {order.samples:,} samples; "
         f"batch_size={min(better, recipe.batch_size // 2)} gives more steps to learn from"
+    )
+
+
+def _single_samples(recipe: Recipe, train: Dataset) -> str | None:
+    mode = mode_of(recipe)
+    counts = list(((class_counts(train) if mode.supervised and not mode.targets else None) or {}).values())
+    if len(counts) <= _FEW_CLASSES or 2 * counts.count(1) <= len(counts):
+        return None
+    return (
+        f"warning: {counts.count(1):,} of {len(counts):,} classes have only one training sample; are these the labels "
+        "that you mean (--columns label=NAME names another column)?"
     )
 
 
