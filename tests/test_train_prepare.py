@@ -162,6 +162,16 @@ def test_validation_without_classes_is_refused_before_an_epoch_is_spent(tmp_path
         )
 
 
+def test_validation_with_labels_of_another_kind_is_refused(tmp_path: Path) -> None:
+    one, several = signals(tmp_path / "one"), signals(tmp_path / "several")
+    np.save(several.with_name("x.labels.npy"), np.eye(2, dtype=np.float32)[np.arange(12) % 2])
+    options: Any = {"source": None, "recipe": toy("finetune", image_size=None), "device": "cpu", "quiet": True}
+    with pytest.raises(ValueError, match="to train on has one label, and each to validate on a list of labels"):
+        finetune(one, validation=several, out=tmp_path / "run", **options)
+    with pytest.raises(ValueError, match="to train on has a list of labels, and each to validate on one label"):
+        finetune(several, validation=one, out=tmp_path / "run", **options)
+
+
 def test_single_labels_are_told_apart_also_by_what_had_several(tmp_path: Path) -> None:
     source = randomize(HieraForImageClassification(image_config(problem_type="multi_label_classification")))
     save_model(source, tmp_path / "source")  # type: ignore[arg-type]

@@ -141,11 +141,8 @@ class RankRun:
         """Training and validation set, the recipe with a batch that fits them and the ranks, and the model."""
         recipe = self.recipe
         train, validation = with_validation(*data, fraction=recipe.validation_fraction, seed=recipe.seed)
-        if request.mode.supervised and train.classes and validation is not None and not validation.classes:
-            raise ValueError(
-                "the data to validate on has no classes; expected those of the training set (pass the folder of the "
-                "training set alone to validate on a part of it)"
-            )
+        if request.mode.supervised and train.classes and validation is not None:
+            _check_validation(train, validation)
         previous = None if self.overwrite else read_previous(self.folder)
         if previous is not None:  # a resumed run keeps its batch size
             recipe = recipe.replace(batch_size=min(recipe.batch_size, previous.get("facts", {}).get("batch", 2**62)))
@@ -244,6 +241,22 @@ class RankRun:
             return {**found.metrics, "unreadable": float(len(found.bad))} if found.bad else found.metrics
 
         return evaluate
+
+
+def _check_validation(train: Dataset, validation: Dataset) -> None:
+    """Raises `ValueError` unless the validation set has labels of the same kind as the training set."""
+    if not validation.classes:
+        raise ValueError(
+            "the data to validate on has no classes; expected those of the training set (pass the folder of the "
+            "training set alone to validate on a part of it)"
+        )
+    single = [data.labels() is not None for data in (train, validation)]
+    if single[0] != single[1]:
+        kinds = {True: "one label", False: "a list of labels"}
+        raise ValueError(
+            f"each sample to train on has {kinds[single[0]]}, and each to validate on {kinds[single[1]]}; expected the "
+            "same kind"
+        )
 
 
 def _training_view(setup: _Setup) -> TrainingView:
