@@ -205,6 +205,11 @@ def test_the_run_of_a_hub_dataset_is_known_by_its_id(tmp_path: Path) -> None:
     assert run_trained_on("hub:me/other", folder) == {}
 
 
+def test_an_unknown_probe_is_refused_before_any_data_are_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="probe is 'svm'; expected linear, knn"):
+        probe_features(tmp_path / "nowhere", model="hierax/femto", kind="svm", train=tmp_path)
+
+
 def test_a_batch_of_nothing_is_refused(data: Path, tmp_path: Path) -> None:
     model = saved(tmp_path / "m", ("class0", "class1", "class2"))
     with pytest.raises(ValueError, match="batch_size is 0; expected a whole number above 0"):

@@ -32,7 +32,7 @@ from hierax.train.parallel import default_workers, open_world
 from hierax.train.pixels import measure_mean_and_std, pixel_mean_and_std
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
-from hierax.train.probe import extract_features, probe
+from hierax.train.probe import check_probe, extract_features, probe
 from hierax.train.progress import explain_failures
 from hierax.train.request import PathOrHubId
 from hierax.train.settings import Recipe
@@ -216,6 +216,7 @@ def probe_features(
         device, batch_size, workers, max_pixels, on_progress: as in `evaluate`.
         columns: names of columns in lists and tables, see `hierax.data.open_dataset`.
     """
+    check_probe(kind)  # before hours of features
     parts = None if train is not None else split_folders(Path(data))
     if train is None and parts is None:
         raise ValueError(f"{data} has no train/ for the probe to learn from; pass --train")

@@ -110,14 +110,19 @@ def _fit(features: Tensor, labels: Tensor, classes: int, decay: float) -> tuple[
     return weight.detach(), bias.detach()
 
 
+def check_probe(kind: str) -> None:
+    """Raises `ValueError` if there is no such kind of probe."""
+    if kind not in PROBES:
+        raise ValueError(f"probe is {kind!r}; expected {', '.join(PROBES)}")
+
+
 def probe(kind: str, train: Features, test: Features, *, classes: int) -> dict[str, float]:
     """Top-1 accuracy by stage name.
 
     Raises:
         ValueError: an unknown kind of probe.
     """
-    if kind not in PROBES:
-        raise ValueError(f"probe is {kind!r}; expected {', '.join(PROBES)}")
+    check_probe(kind)
     predict = linear if kind == "linear" else knn
     return {
         f"stage{number}": (predict(a, train.labels, b, classes=classes) == test.labels).double().mean().item()
