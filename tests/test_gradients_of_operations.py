@@ -107,7 +107,7 @@ def test_derivatives_in_forward_mode_need_no_small_input(dtype: torch.dtype, mon
     torch.manual_seed(0)
     model: Any = randomize(hierax.HieraForImageClassification(image_config()), 0.2).to(dtype)
     x, tangent = (torch.randn(1, 3, 64, 64, dtype=dtype) for _ in range(2))
-    _, found = torch.func.jvp(lambda t: model(t).logits, (x,), (tangent,))
+    found: Any = torch.func.jvp(lambda t: model(t).logits, (x,), (tangent,))[1]
     rows = torch.autograd.functional.jacobian(lambda t: model(t).logits[0], x)
     torch.testing.assert_close(found[0], (rows * tangent).flatten(1).sum(1), rtol=1e-3, atol=1e-3)
 

@@ -182,4 +182,5 @@ def test_a_mask_in_color_that_is_all_gray_is_read_by_color(tmp_path: Path) -> No
     for name in ("d", "e"):
         Image.new("RGB", (2, 2)).save(tmp_path / "images" / f"{name}.png")
     data = open_segmentation(tmp_path)
-    assert [np.unique(data.sample(n).target).tolist() for n in range(5)] == [[0], [2], [1], [1], [1]]
+    targets: list[Any] = [data.sample(n).target for n in range(5)]
+    assert [np.unique(target).tolist() for target in targets] == [[0], [2], [1], [1], [1]]
