@@ -214,6 +214,10 @@ def limits(**values: Any) -> Any:
         ("features?stage=5", "stage", "stage is 5; expected one of 1, 2, 3, 4"),
         ("similarity?x=1.5", "x", "x is 1.5; expected a number from 0 to 1"),
         ("similarity?x=NaN", "x", "x is 'NaN'; expected a number from 0 to 1"),
+        ("similarity?x=" + "9" * 400, "x", "expected a number from 0 to 1"),
+        ("classify?size=[1e999,160]", "size", "size is [inf, 160]; expected one number, or rows and columns"),
+        ("classify?size=[160.5,160]", "size", "size is [160.5, 160]; expected one number, or rows and columns"),
+        ("classify?size=160xx160", "size", "size is '160xx160'; expected one number, or rows and columns"),
     ],
 )
 def test_a_wrong_argument_is_told_with_its_name(client: TestClient, path: str, field: str, words: str) -> None:

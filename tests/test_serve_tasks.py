@@ -241,3 +241,14 @@ def test_images_of_one_window_share_a_call_and_keep_their_masks(
     assert calls == [3]
     assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
     service.close()
+
+
+@pytest.mark.parametrize("task", ["reconstruct", "segment"])
+def test_a_huge_size_is_refused_before_anything_is_made_of_it(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    monkeypatch.setattr("hierax.predict.reconstruct.draw_keep", None)
+    for size in (1056, 1 << 20):
+        answer = send(client, f"/v1/{task}", encoded(), size=size)
+        assert (answer.status_code, error_of(answer)["field"]) == (400, "size")
+        assert f"size is {size}x{size}; expected at most 1,048,576 pixels" in error_of(answer)["message"]

@@ -156,6 +156,15 @@ def sized(record: Preprocessing, size: Size | None) -> Preprocessing:
     """
     if size is None:
         return record
+    check_size(size)
+    try:
+        return record_at(record, size=size)
+    except ValueError as error:
+        raise refuse("bad_argument", str(error), field="size") from None
+
+
+def check_size(size: Size) -> None:
+    """Raises a refusal if an input of this size would have too many pixels."""
     sides = (size, size) if isinstance(size, int) else size
     if math.prod(sides) > MOST_PIXELS:
         raise refuse(
@@ -163,10 +172,6 @@ def sized(record: Preprocessing, size: Size | None) -> Preprocessing:
             f"size is {sides[0]}x{sides[1]}; expected at most {MOST_PIXELS:,} pixels, such as 1024",
             field="size",
         )
-    try:
-        return record_at(record, size=size)
-    except ValueError as error:
-        raise refuse("bad_argument", str(error), field="size") from None
 
 
 def sides_of(size: Size | None) -> tuple[int, int] | None:
@@ -177,6 +182,7 @@ def sides_of(size: Size | None) -> tuple[int, int] | None:
 def check_units(size: Size | None, config: HieraConfig) -> None:
     """Raises a refusal if a masked autoencoder cannot have this size."""
     if size is not None:
+        check_size(size)
         try:
             check_mae_size((size, size) if isinstance(size, int) else size, config)
         except ValueError as error:
@@ -186,6 +192,7 @@ def check_units(size: Size | None, config: HieraConfig) -> None:
 def _segmenter(predictor: Predictor, size: int | None, max_pixels: int | None) -> Segmenter:
     if size is None:
         return Segmenter(predictor)
+    check_size(size)
     try:
         return Segmenter(open_segmenter(predictor.engine or predictor.model, size=size, max_pixels=max_pixels))  # type: ignore[arg-type]
     except ValueError as error:

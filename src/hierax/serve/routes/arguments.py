@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from hierax.serve.errors import refuse
 
 _SHOWN = 60
 """Characters of a wrong value that an error quotes."""
+_MOST_SIDE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ def number(
     """A number."""
 
     def read(given: Any) -> float | None:
-        good = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
-        return float(given) if good and least <= given <= most else None
+        good = isinstance(given, (int, float)) and not isinstance(given, bool) and least <= given <= most
+        return float(given) if good else None
 
     schema = {"type": "number", "minimum": least, "maximum": most}
     return Argument(name, about, schema, f"a number from {least:g} to {most:g}", read, default, example)
@@ -166,20 +167,25 @@ def booleans(name: str, about: str, *, most: int = 1 << 16) -> Argument:
     return Argument(name, about, schema, "a list of true and false", read, in_query=False)
 
 
+def _side(given: Any) -> int | None:
+    """A side in pixels, as a whole number or as its text; None for anything else."""
+    if isinstance(given, str) and re.fullmatch(r"\s*[0-9]{1,7}\s*", given):
+        given = int(given)
+    whole = isinstance(given, int) and not isinstance(given, bool)
+    return given if whole and 1 <= given <= _MOST_SIDE else None
+
+
 def size(about: str = "", *, square: bool = False) -> Argument:
     """The size of a model's input: a side, or rows and columns."""
 
     def read(given: Any) -> int | tuple[int, int] | None:
         sides = given.lower().replace("×", "x").split("x") if isinstance(given, str) else given
-        if isinstance(sides, int) and not isinstance(sides, bool) and 1 <= sides <= 1 << 20:
-            return sides
-        if square or not isinstance(sides, list) or len(sides) != 2:
+        if not isinstance(sides, list):
+            return _side(sides)
+        if square or len(sides) != 2:
             return None
-        try:
-            rows, columns = (int(side) for side in sides)
-        except (TypeError, ValueError):
-            return None
-        return (rows, columns) if 1 <= rows <= 1 << 20 and 1 <= columns <= 1 << 20 else None
+        rows, columns = map(_side, sides)
+        return (rows, columns) if rows and columns else None
 
     about = about or (
         "Pixels of the model's input: a side, or rows x columns such as 320x448; at most 1024 x 1024 altogether. "
