@@ -1,7 +1,9 @@
 """Reconstructions, masks, explanations, and several tasks at once: the server's answers equal the library's."""
 
+import asyncio
 import base64
 import io
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ import hierax
 from answers import encoded, error_of, picture, send, served
 from hierax import Engine, HieraForSemanticSegmentation
 from hierax.predict.explain import explanations, open_explainer
+from hierax.serve.engines import Models
+from hierax.serve.routes import masks
 from hierax.serve.service import Service
 from small import image_config, randomize
 
@@ -252,3 +256,40 @@ def test_a_huge_size_is_refused_before_anything_is_made_of_it(
         answer = send(client, f"/v1/{task}", encoded(), size=size)
         assert (answer.status_code, error_of(answer)["field"]) == (400, "size")
         assert f"size is {size}x{size}; expected at most 1,048,576 pixels" in error_of(answer)["message"]
+
+
+def test_whole_images_wait_for_room_before_they_are_decoded(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, steps = client.app.state.hierax.service, []  # type: ignore[attr-defined]
+    read, segmented = service.reader.whole, masks._segmented
+    monkeypatch.setattr(service.budget, "total", 8 * 200 * 150)
+    monkeypatch.setattr(service.reader, "whole", lambda *a, **n: steps.append("read") or read(*a, **n))
+    monkeypatch.setattr(masks, "_segmented", lambda *a: (segmented(*a), steps.append("done"))[0])
+    answer = send(client, "/v1/segment", *[encoded(picture(200, 150))] * 6)
+    assert answer.status_code == 200, answer.text
+    assert steps == ["read", "done"] * 6
+
+
+def test_no_thread_that_others_need_opens_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: dict[str, str] = {}
+    real = Models._open
+
+    def watched(self: Models, role: str) -> Any:
+        looping = asyncio._get_running_loop() is not None
+        opened[role] = "the event loop" if looping else threading.current_thread().name
+        return real(self, role)
+
+    monkeypatch.setattr(Models, "_open", watched)
+    content = base64.b64encode(encoded()).decode()
+    wanted = {
+        "inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [content]}],
+        "outputs": [{"name": "stage4", "parameters": {"binary_data": True}}],
+    }
+    with served("hierax/femto", mae="hierax/femto.mae") as client:
+        assert send(client, "/v1/reconstruct", encoded(), size=96).status_code == 200
+        assert client.post("/v2/models/hierax/femto/infer", json=wanted).status_code == 200
+        assert send(client, "/v1/embed", encoded()).status_code == 200
+    assert opened.keys() >= {"classification", "mae", "stages", "head", "pooled"}
+    names = ("the event loop", "hierax-engine", "hierax-reader")
+    assert {role: where for role, where in opened.items() if where.startswith(names)} == {}

@@ -126,7 +126,7 @@ class Reader:
     def _decoding(self, upload: Upload, *, whole: Preprocessing | None = None) -> Iterator[None]:
         """Holds room while an image is decoded. Errors name the upload."""
         try:
-            width, height = self._measure(upload)
+            width, height = self.measure(upload)
             if whole is not None:
                 _check_whole(upload, whole, width=width, height=height)
             with self.room.hold(width * height):
@@ -137,7 +137,12 @@ class Reader:
         finally:
             FIRST_ONLY.take()  # names of animations, of which commands tell at their end; a server has no end
 
-    def _measure(self, upload: Upload) -> tuple[int, int]:
+    def measure(self, upload: Upload) -> tuple[int, int]:
+        """Width and height of an image, from its header. The number of bytes and 1 if the header cannot be read.
+
+        Raises:
+            TooLargeError: it has more than `max_pixels`.
+        """
         try:
             width, height = read_size(upload.content, name=upload.name)
         except ImageError:  # a kind of file whose header Pillow does not know, or damaged: reading it says more

@@ -197,10 +197,10 @@ class Service:
         for task in tasks:
             if task == "embed":
                 self.extractor("pooled")
-            elif task == "joint" and "head" in self.models.roles:
-                self.models.get("head")
             else:
                 self.record(task)
+            if task == "joint" and "head" in self.models.roles:
+                self.models.get("head")
 
     def pixels(self, upload: Upload, *, task: str, size: Size | None = None) -> Tensor:
         """Pixels `[1, C, H, W]` of an image as the model of a task takes them.

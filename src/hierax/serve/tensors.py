@@ -13,6 +13,7 @@ from hierax.predict.classify import probabilities
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hierax.engine import Engine
     from hierax.serve.service import Service
 
 _LOGITS = {"logits", "probabilities"}
@@ -37,15 +38,25 @@ def tensor_shapes(service: Service) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def open_outputs(service: Service, names: Sequence[str]) -> None:
+    """Opens what gives the outputs `names`, which takes seconds the first time."""
+    if _engine(service, names) is None:
+        service.prepare(["joint"])
+
+
+def _engine(service: Service, names: Sequence[str]) -> Engine | None:
+    """The engine of a task that gives all of these outputs; None if only the pass that gives everything does."""
+    if set(names) <= _LOGITS or service.models.checkpoint is None:
+        return service.engine
+    return service.extractor("pooled").engine if set(names) == {"pooler_output"} else None
+
+
 def named_tensors(service: Service, names: Sequence[str], items: Sequence[Tensor]) -> list[Any]:
     """The tensors `names` of each item, pixels `[1, C, H, W]`, in float32: from the engine of a task that gives all of
     them, or from one pass that gives everything.
     """
-    engine = service.engine
-    alone = set(names) <= _LOGITS or service.models.checkpoint is None
-    if not alone and set(names) == {"pooler_output"}:
-        engine, alone = service.extractor("pooled").engine, True
-    if not alone:
+    engine = _engine(service, names)
+    if engine is None:
         return [_of_joint(names, found) for found in service.joint(items)]
     found: list[Any] = []
     for part in service.in_parts(engine, items):

@@ -13,6 +13,7 @@ from hierax.serve.protocol.served import IMAGE, Served
 from hierax.serve.protocol.tensors import bad
 from hierax.serve.routes.answers import all_of, check_answer
 from hierax.serve.service import Work
+from hierax.serve.tensors import open_outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,7 @@ async def infer(
     weight = served.bytes_of(names, sides)
     check_answer(weight, given.shape[0])
     _check_json(served, wanted, sides, given.shape[0])
+    await asyncio.to_thread(open_outputs, state.service, names)
 
     async def one(number: int) -> dict[str, np.ndarray]:
         async with state.service.budget.hold(weight):

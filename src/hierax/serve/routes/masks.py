@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 router = APIRouter(prefix="/v1", tags=["masks"])
+_BYTES = 8
+"""Bytes for each pixel of an image that is segmented, with its mask and the picture of it."""
 _RECONSTRUCT = (
     a.booleans("keep", "One boolean for each mask unit, row by row; true: the model sees it. In bodies only."),
     a.number(
@@ -74,6 +77,7 @@ async def reconstruct(request: Request, call: Annotated[Call, Depends(read_call)
     service, given = images.service, images.given
     keep = await images.prepare(_keep, service, given)
     work_options = (int(keep.sum()), given["statistics"])
+    await images.open("mae")
 
     async def one(upload: Upload) -> Any:
         pixels = await images.state.in_thread(service.pixels, upload, task="reconstruct", size=given["size"])
@@ -164,19 +168,16 @@ async def segment(request: Request, call: Annotated[Call, Depends(read_call)]) -
     predictor = await images.prepare(service.models.predictor, "segmentation")
 
     async def one(upload: Upload) -> Any:
-        item = await images.state.in_thread(service.reader.whole, upload, predictor, size=given["size"])
-        steps, read = item
-        async with service.budget.hold(_bytes_of(read.image)):
+        sides = await images.state.in_reader(service.reader.measure, upload)
+        async with service.budget.hold(_BYTES * math.prod(sides)):  # before the whole image is decoded
+            item = await images.state.in_thread(service.reader.whole, upload, predictor, size=given["size"])
+            steps, read = item
             work = Work("segment", tuple(read.levels.shape))
             mask = await images.state.batcher.submit(work, item, deadline=call.deadline)
             return await images.prepare(_segmented, steps, read.image, mask, given["format"])
 
     found = await images.each(one)
     return await images.finish(found, {"png": PNG, "overlay": JPEG})
-
-
-def _bytes_of(image: Image.Image) -> int:
-    return 8 * image.width * image.height
 
 
 def _segmented(steps: Any, image: Image.Image, mask: Any, form: str) -> Any:
