@@ -1,5 +1,6 @@
 """The application around the routes: errors, keys, limits, life."""
 
+import asyncio
 import base64
 import json
 import threading
@@ -13,7 +14,8 @@ pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
 from hierax.serve import Limits
-from hierax.serve.app import application
+from hierax.serve.app import State, application
+from hierax.serve.run import listen
 from serving import FakeService, fake_app
 
 
@@ -197,3 +199,62 @@ def test_wrong_limits_are_told() -> None:
         Limits(max_batch=0)
     with pytest.raises(ValueError, match="max_images is 300; expected at most queue_images, which is 256"):
         Limits(max_images=300)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"api_key": ""}, "api_key is empty"),
+        ({"api_key": "secret\n"}, "the end of a line"),
+        ({"api_key": ["first", ""]}, "api_key is empty"),
+        ({"api_key": []}, "api_key is an empty list"),
+        ({"allow_origins": ["https://b.example/"]}, "allow_origins has 'https://b.example/'; expected an address"),
+        ({"allow_origins": "b.example"}, "allow_origins has 'b.example'"),
+    ],
+)
+def test_a_key_or_a_site_that_no_request_can_have_is_told(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as found:
+        fake_app(**options)
+    assert "secret" not in str(found.value)
+
+
+def test_a_script_of_a_permitted_site_reads_when_to_try_again() -> None:
+    headers = {"Origin": "https://b.example", "Access-Control-Request-Method": "POST"}
+    with TestClient(fake_app(allow_origins="https://b.example")) as client:
+        answer = client.get("/v1/nothing", headers=headers)
+        assert "Retry-After" in answer.headers["access-control-expose-headers"]
+        asked = {"Access-Control-Request-Headers": "inference-header-content-length"}
+        assert client.options("/v2", headers=headers | asked).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["", "a..b", "x" * 70])
+def test_a_host_that_cannot_be_one_is_told(host: str) -> None:
+    with pytest.raises((ValueError, OSError), match=f"--host is {repr(host) if host else 'empty'}"):
+        listen(host, 0)
+
+
+def test_a_server_that_works_on_nothing_is_not_stuck_without_grace() -> None:
+    state = State(FakeService(), Limits(grace_s=0))
+
+    async def live() -> None:
+        await state.start()
+        assert state.opened is not None
+        await state.opened
+        await state.close()
+
+    asyncio.run(live())
+    assert not state.is_stuck
+    assert state.service.closed
+
+
+def test_a_client_that_leaves_before_its_error_is_sent_is_no_fault() -> None:
+    app = fake_app(api_key="secret")
+    scope = {"type": "http", "method": "GET", "path": "/v1/process", "headers": [], "query_string": b""}
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    asyncio.run(app(scope, receive, send))

@@ -21,7 +21,7 @@ from hierax.serve import errors, metrics
 from hierax.serve.admission import Admission
 from hierax.serve.batcher import Batcher, give_way
 from hierax.serve.errors import refuse
-from hierax.serve.guard import VISIT, Guard, Keys, Visit
+from hierax.serve.guard import VISIT, Guard, Keys, Visit, checked_origins
 from hierax.serve.limits import Limits
 from hierax.serve.metrics import Metrics
 
@@ -35,6 +35,10 @@ _SLICE = 500
 """Entries of a list that are written as JSON at once; the event loop works between two slices."""
 _SMALL = 2000
 """Numbers and texts in an answer that is written in the event loop."""
+_LEAST_GRACE = 0.1
+"""Seconds that a call of an engine has at the end; with 0, a server that works on nothing would seem to be stuck."""
+_LENGTH = "Inference-Header-Content-Length"
+"""The header of the Open Inference Protocol that scripts of permitted sites send and read."""
 
 
 class State:
@@ -99,7 +103,7 @@ class State:
         if loading:  # the thread ends with the process
             return
         try:
-            await asyncio.wait_for(self.batcher.close(), self.limits.grace_s)
+            await asyncio.wait_for(self.batcher.close(), max(self.limits.grace_s, _LEAST_GRACE))
         except asyncio.TimeoutError:  # a call takes longer
             self.is_stuck = True
             return
@@ -297,7 +301,7 @@ def application(
     routers: Sequence[APIRouter] | None = None,
 ) -> FastAPI:
     """The application around a service. `routers` replaces those of the package, for tests."""
-    keys = Keys([api_key] if isinstance(api_key, str) else api_key or ())
+    keys, origins = Keys(api_key), checked_origins(allow_origins)
     state = State(service, limits or Limits())
 
     @contextlib.asynccontextmanager
@@ -321,13 +325,16 @@ def application(
     errors.install(app)
     for router in (_health, metrics.router, *(_routers() if routers is None else routers)):
         app.include_router(router)
-    app.add_middleware(Guard, state=state, keys=keys, allow_origins=allow_origins)
-    if allow_origins:
+    app.add_middleware(Guard, state=state, keys=keys, allow_origins=origins)
+    if origins:
         from starlette.middleware.cors import CORSMiddleware
 
-        names = ["Authorization", "Content-Type", "X-Deadline-Ms"]
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(allow_origins), allow_methods=["GET", "POST"], allow_headers=names
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Deadline-Ms", _LENGTH],
+            expose_headers=["Retry-After", "X-Model", _LENGTH],
         )
     return app
 

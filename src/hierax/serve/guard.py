@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import time
@@ -76,10 +77,22 @@ class Visit:
 
 
 class Keys:
-    """The keys that are accepted, compared in constant time. Without keys, every request is accepted."""
+    """The keys that are accepted, compared in constant time. Without keys, every request is accepted.
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._keys = tuple(key.encode() for key in keys)
+    Args:
+        keys: a key, or several; None: no key is needed.
+
+    Raises:
+        ValueError: there is none in a list, or one is empty or has spaces at its ends, which no header can bring.
+    """
+
+    def __init__(self, keys: str | Iterable[str] | None = None) -> None:
+        given = [keys] if isinstance(keys, str) else None if keys is None else list(keys)
+        if given is not None and not given:
+            raise ValueError("api_key is an empty list; expected a key, or None if none is needed")
+        if any(not key or key != key.strip() for key in given or ()):
+            raise ValueError("api_key is empty, or has spaces or the end of a line around it; expected a key")
+        self._keys = tuple(key.encode() for key in given or ())
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -91,6 +104,19 @@ class Keys:
         scheme, _, given = authorization.partition(" ")
         known = [hmac.compare_digest(given.strip().encode("latin-1", "replace"), key) for key in self._keys]
         return scheme.lower() == "bearer" and any(known)
+
+
+def checked_origins(given: str | Iterable[str]) -> tuple[str, ...]:
+    """The sites whose pages may send requests.
+
+    Raises:
+        ValueError: one is not `*` and has no scheme, or has a path, as no header Origin has.
+    """
+    origins = (given,) if isinstance(given, str) else tuple(given)
+    for one in origins:
+        if one != "*" and (not one.startswith(("http://", "https://")) or one.count("/") != 2):
+            raise ValueError(f"allow_origins has {one!r}; expected an address without a path, as https://example.org")
+    return origins
 
 
 class Guard:
@@ -162,7 +188,8 @@ class Guard:
     async def _say(self, scope: Scope, talk: _Talk, refusal: Refusal | None) -> None:
         """Sends an error, unless the response has begun or the client has left."""
         if refusal is not None and not talk.visit.status:
-            await response_for(path_of(scope), refusal)(scope, talk.receive, talk.send)
+            with contextlib.suppress(_ClientGoneError):
+                await response_for(path_of(scope), refusal)(scope, talk.receive, talk.send)
 
 
 def _ended(visit: Visit, read: bool) -> Refusal | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax import extras
 from hierax.console import quantity
-from hierax.serve.run import Settings, listen, warn_if_open
+from hierax.serve.run import Settings, listen, url, warn_if_open
 from hierax.stopping import StopSignal
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _plan(settings: Settings, *, started: bool) -> Deployed:
     if gpus:
         room = min(room, sum(int(machine.get("GPU", 0)) for machine in machines))
     copies = settings.workers or max(room, 1)
-    return Deployed(f"http://{settings.host}:{settings.port}", copies, cpus, gpus, started)
+    return Deployed(url(settings.host, settings.port), copies, cpus, gpus, started)
 
 
 def _application(settings: Settings, deployed: Deployed) -> Any:

@@ -256,7 +256,7 @@ def lines(state: State, settings: Settings) -> list[str]:
 
 def url(host: str, port: int) -> str:
     """The address for a browser on this machine."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"
 
 
@@ -265,11 +265,17 @@ def listen(host: str, port: int) -> socket.socket:
 
     Raises:
         OSError: the address is in use, not of this machine, or not permitted.
+        ValueError: the host is empty.
     """
+    if not host:  # of a variable that is not set, for example; to the system it would mean all addresses
+        raise ValueError(
+            "--host is empty; expected an address: 127.0.0.1 for this machine only, 0.0.0.0 for all others"
+        )
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise OSError(f"--host is {host!r}, which is not an address of this machine ({error.strerror})") from None
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:  # a UnicodeError: no such name can exist
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise OSError(f"--host is {host[:100]!r}, which is not an address of this machine{reason}") from None
     family, kind, _, _, address = found[0]
     listener = socket.socket(family, kind)
     try:
