@@ -11,6 +11,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from hierax.cli.serve import read_keys
 from hierax.serve import create_app
 from hierax.serve.protocol.requests import HEADER_LENGTH
 from listening import running
+from serving import fake_app
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
@@ -34,7 +36,13 @@ PHOTO = Path(hierax.__file__).parent / "assets" / "cat.jpg"
 MODEL = "/v2/models/hierax%2Ffemto"
 
 
-def test_the_unit_of_systemd_is_valid(tmp_path: Path) -> None:
+UNIT = (DEPLOY / "hierax.service").read_text()
+WITH_KEY = re.sub(r"^#(?=EnvironmentFile=)", "", UNIT, flags=re.MULTILINE)
+assert WITH_KEY != UNIT
+
+
+@pytest.mark.parametrize("text", [UNIT, WITH_KEY], ids=["open", "key"])
+def test_the_unit_of_systemd_is_valid(text: str, tmp_path: Path) -> None:
     verify = shutil.which("systemd-analyze")
     if verify is None:
         pytest.skip("systemd-analyze is not installed")
@@ -42,18 +50,21 @@ def test_the_unit_of_systemd_is_valid(tmp_path: Path) -> None:
     program = tmp_path / "hierax"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    text = (DEPLOY / "hierax.service").read_text()
     unit.write_text(text.replace("/opt/hierax/bin/hierax", str(program)))
     done = subprocess.run([verify, "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_the_files_start_the_server_with_options_that_exist() -> None:
-    unit = re.search(r"^ExecStart=\S+/hierax serve (.*)$", (DEPLOY / "hierax.service").read_text(), re.MULTILINE)
+def test_the_unit_starts_the_server_with_options_that_exist() -> None:
+    command = re.search(r"^ExecStart=\S+/hierax serve (.*)$", UNIT, re.MULTILINE)
+    assert command
+    chosen = parse(*_parser(), ["serve", *shlex.split(command[1])])
+    assert (chosen.host, chosen.api_key_file) == ("127.0.0.1", None)
+
+
+def test_the_container_starts_the_server_with_options_that_exist() -> None:
     container = re.search(r"exec hierax serve (.*?) \\?\"\$@", (DEPLOY / "Dockerfile").read_text())
-    assert unit
     assert container
-    parse(*_parser(), ["serve", *shlex.split(unit[1])])
     words = re.sub(r"\$\{[^}]*\}", "", container[1]).replace('\\"', "")
     chosen = parse(*_parser(), ["serve", *shlex.split(words)])
     assert chosen.host == "0.0.0.0"
@@ -89,6 +100,24 @@ def test_the_key_of_the_unit_reaches_the_server(monkeypatch: pytest.MonkeyPatch)
     assert f"\n#EnvironmentFile={written[2]}\n" in unit
     monkeypatch.setenv(written[1], "secret")
     assert read_keys(None) == ("secret",)
+
+
+def test_the_health_check_of_the_container_asks_the_server_and_no_proxy() -> None:
+    check = re.search(r"^ +CMD (\[.*\])$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    assert check
+    _, *words = json.loads(check[1])
+    elsewhere = {**os.environ, "http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+
+    def asked(port: str) -> int:
+        command = [sys.executable, *(word.replace("8000", port) for word in words)]
+        return subprocess.run(command, env=elsewhere, stderr=subprocess.DEVNULL, timeout=120).returncode
+
+    app = fake_app()
+    with running(app) as address:
+        assert asked(address.partition(":")[2]) == 0
+        app.state.hierax.drain()
+        assert asked(address.partition(":")[2]) == 1
+    assert asked(str(free_port())) == 1
 
 
 @contextlib.contextmanager
