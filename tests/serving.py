@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -82,10 +84,12 @@ class FakeSettings(Settings):
     Attributes:
         seconds: of one call of the service.
         problem: the text of the error with which the model cannot be opened; "" if it can.
+        loading: seconds in which the model is opened, in a thread for which Python waits at its end.
     """
 
     seconds: float = 0.0
     problem: str = ""
+    loading: float = 0.0
 
     def app(self) -> Any:
         return fake_app(FakeService(seconds=self.seconds, opening=self._open), limits=self.limits)
@@ -93,6 +97,9 @@ class FakeSettings(Settings):
     def _open(self) -> None:
         if self.problem:
             raise ValueError(self.problem)
+        if self.loading:
+            print("it is being opened", file=sys.stderr, flush=True)
+            ThreadPoolExecutor(1).submit(time.sleep, self.loading).result()
 
 
 def fake_app(service: FakeService | None = None, *, limits: Limits | None = None, **options: Any) -> FastAPI:

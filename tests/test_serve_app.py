@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
-from hierax.serve import Limits
+from hierax.serve import Limits, protocol
 from hierax.serve.app import State, application
 from hierax.serve.run import listen
 from serving import FakeService, fake_app
@@ -258,3 +258,34 @@ def test_a_client_that_leaves_before_its_error_is_sent_is_no_fault() -> None:
         raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
 
     asyncio.run(app(scope, receive, send))
+
+
+def test_a_request_that_is_refused_at_the_door_is_counted_for_its_route() -> None:
+    service = FakeService()
+    image = {"Content-Type": "image/png", "Authorization": "Bearer secret"}
+    with TestClient(fake_app(service, api_key="secret", limits=Limits(queue_images=1, max_images=1))) as client:
+        ready(client)
+        client.post("/v1/lengths", content=b"1", headers={"Content-Type": "image/png"})
+        client.get("/nothing", headers=image)
+        service.gate.clear()
+        first = threading.Thread(target=client.post, args=("/v1/lengths",), kwargs={"content": b"1", "headers": image})
+        first.start()
+        while not client.app.state.hierax.admission.images:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        assert client.post("/v1/lengths", content=b"1", headers=image).status_code == 429
+        service.gate.set()
+        first.join()
+        text = client.get("/metrics", headers=image).text
+    for code, route in ((401, "/v1/lengths"), (429, "/v1/lengths"), (200, "/v1/lengths"), (404, "other")):
+        assert f'hierax_requests_total{{code="{code}",route="{route}"}} 1.0' in text, text
+
+
+def test_a_server_that_stops_is_not_ready_in_any_protocol() -> None:
+    app = application(FakeService(), routers=[protocol.router])
+    with TestClient(app) as client:
+        for path in ("/readyz", "/v2/health/ready"):
+            assert ready(client).get(path).status_code == 200, path
+        app.state.hierax.drain()
+        for path in ("/readyz", "/v2/health/ready", "/v2/models/fake/ready"):
+            assert client.get(path).status_code == 503, path
+        assert client.get("/v2/health/live").status_code == 200

@@ -130,6 +130,20 @@ def test_a_model_that_cannot_be_opened_ends_the_server(tmp_path: Path) -> None:
         assert "ValueError: no such model" in server.lines[-1]
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_server_whose_model_is_being_opened(tmp_path: Path, number: int, code: int) -> None:
+    server = start(tmp_path, "loading=60.0, limits=Limits(grace_s=2)")
+    try:
+        wait_for(lambda: "it is being opened" in server.log.read_text(encoding="utf-8"), 120)
+        begin = time.monotonic()
+        assert server.end(number) == code
+        assert time.monotonic() - begin < 20
+        assert server.lines == ["it is being opened"]
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
 def test_an_address_that_cannot_be_used_is_told() -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

@@ -53,6 +53,7 @@ class State:
         error: why the model could not be opened.
         tells_errors: whether such an error is logged; False if the one who runs the application tells it.
         is_stuck: whether a call of an engine did not end within `grace_s` after the end.
+        left_loading: whether the end came while the model was being opened, in a thread that goes on.
     """
 
     def __init__(self, service: Any, limits: Limits) -> None:
@@ -68,7 +69,7 @@ class State:
         self.status = "new"
         self.error: Exception | None = None
         self.tells_errors = True
-        self.is_stuck = False
+        self.is_stuck = self.left_loading = False
         self.opened: asyncio.Task[None] | None = None
         self._readers = ThreadPoolExecutor(limits.readers, thread_name_prefix="hierax-reader", initializer=give_way)
 
@@ -98,9 +99,9 @@ class State:
 
     async def close(self) -> None:
         """Finishes what was accepted, and frees the engines."""
-        loading = self.status == "loading"
+        self.left_loading = self.status == "loading"
         self.drain()
-        if loading:  # the thread ends with the process
+        if self.left_loading:
             return
         try:
             await asyncio.wait_for(self.batcher.close(), max(self.limits.grace_s, _LEAST_GRACE))
@@ -120,6 +121,16 @@ class State:
             raise refuse("not_ready", "the model is being loaded", retry_after=1)
         if self.status == "failed":
             raise refuse("not_ready", "the model could not be loaded")
+
+    def check_taking(self) -> None:
+        """Checks that requests are taken.
+
+        Raises:
+            Refusal: the model is not open, or the server stops (503).
+        """
+        self.check_ready()
+        if self.status == "draining":
+            raise refuse("draining", "the server is stopping", retry_after=1)
 
     def check_room(self, headers: Mapping[str, str]) -> None:
         """Checks that a request with a body can be taken, before its body is read.
@@ -323,8 +334,10 @@ def application(
     )
     app.state.hierax = state
     errors.install(app)
-    for router in (_health, metrics.router, *(_routers() if routers is None else routers)):
+    included = [_health, metrics.router, *(_routers() if routers is None else routers)]
+    for router in included:
         app.include_router(router)
+    state.metrics.know(getattr(route, "path", "") for router in included for route in router.routes)
     app.add_middleware(Guard, state=state, keys=keys, allow_origins=origins)
     if origins:
         from starlette.middleware.cors import CORSMiddleware
@@ -367,8 +380,5 @@ async def healthz() -> dict[str, str]:
 @_health.get("/readyz", summary="Whether requests are answered", responses={200: {"description": "They are"}})
 async def readyz(request: Request) -> dict[str, str]:
     """Answers with 503 while the model is being loaded, and when the server stops."""
-    state: State = request.app.state.hierax
-    state.check_ready()
-    if state.status == "draining":
-        raise refuse("draining", "the server is stopping", retry_after=1)
+    request.app.state.hierax.check_taking()
     return {"status": "ready"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from re import Pattern
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
@@ -17,7 +19,10 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from starlette.routing import compile_path
 from starlette.types import Scope
+
+from hierax.serve.errors import path_of
 
 if TYPE_CHECKING:
     from hierax.serve.app import State
@@ -46,6 +51,7 @@ class Metrics:
     """What is counted."""
 
     def __init__(self) -> None:
+        self._paths: list[tuple[Pattern[str], str]] = []
         self._registry = CollectorRegistry()
         place = self._registry
         self.requests = Counter("hierax_requests", "Requests by route and status", ["route", "code"], registry=place)
@@ -74,9 +80,20 @@ class Metrics:
 
     def request(self, scope: Scope, status: int, seconds: float) -> None:
         """Counts a request that is done; 499 is the status of a client that has left."""
-        route = getattr(scope.get("route"), "path", None) or "other"
+        route = self._route(scope)
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
+
+    def know(self, paths: Iterable[str]) -> None:
+        """Learns the paths of the routes in their order, for requests that are refused before they come to theirs."""
+        self._paths = [(compile_path(path)[0], path) for path in dict.fromkeys(paths)]
+
+    def _route(self, scope: Scope) -> str:
+        """The path of the route of a request, without values; "other" if there is none."""
+        if found := getattr(scope.get("route"), "path", None):
+            return found
+        path = path_of(scope)
+        return next((known for pattern, known in self._paths if pattern.match(path)), "other")
 
     def batch(self, count: int, seconds: float) -> None:
         """Counts a call of an engine."""

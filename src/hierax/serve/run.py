@@ -166,8 +166,9 @@ def serve(
     if state.error is not None:
         raise state.error
     code = 0 if server.number in (None, signal.SIGTERM) else 128 + server.number
-    if state.is_stuck:  # else Python waits for the call of the engine
+    if state.is_stuck:
         say(f"a call of the model did not end within {settings.limits.grace_s:g} s")
+    if state.is_stuck or state.left_loading:  # else Python would wait for the engine, or end in the middle of its work
         sys.stderr.flush()
         os._exit(code)
     return code

@@ -65,7 +65,7 @@ async def live() -> Response:
 @router.get("/health/ready", summary="Whether the server takes requests", responses=EMPTY, response_class=Response)
 async def ready(request: Request) -> Response:
     """200, or 503 while the model loads and while the server stops."""
-    request.app.state.hierax.check_ready()
+    request.app.state.hierax.check_taking()
     return Response()
 
 
@@ -87,6 +87,7 @@ async def index(request: Request) -> list[dict[str, str]]:
 )
 async def model_ready(request: Request, name: str, version: str | None = None) -> Response:
     """200; 404 for another model, 503 while the server starts or stops."""
+    request.app.state.hierax.check_taking()
     _served(request).check(name, version)
     return Response()
 
