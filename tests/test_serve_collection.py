@@ -1,9 +1,11 @@
 """Searching a collection through the server: only its own rows and images, as the library finds them."""
 
+import asyncio
 import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from collections_of import noise
 from hierax.collection.projection import layout
 from hierax.collection.store import CollectionError
 from hierax.embedding import embed
+from hierax.serve.errors import Refusal
 from hierax.serve.service import Service
 
 OPTIONS: dict[str, Any] = {"precision": "fp32", "backend": "torch", "threads": 1, "workers": 0}
@@ -188,3 +191,45 @@ def test_a_server_without_a_collection_says_so() -> None:
     with served("hierax/femto") as client:
         for path in ("/v1/collection", "/v1/collection/rows", "/v1/collection/map", "/v1/search?id=0"):
             assert "hierax serve --collection" in error_of(client.get(path))["message"]
+
+
+@pytest.fixture
+def growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> served_collection.Collection:
+    """A collection of 60 rows without a model, in `tmp_path`; the folder is looked at only if this is needed."""
+    made_up(tmp_path, noise(60))
+    monkeypatch.setattr(served_collection.Collection, "_open_queries", lambda *_: None)
+    monkeypatch.setattr(served_collection, "_REFRESH", 1e9)
+    models: Any = SimpleNamespace(settings=SimpleNamespace(max_pixels=None))
+    return served_collection.Collection(tmp_path, models)
+
+
+def test_rows_that_changed_a_moment_ago_are_read_again_at_once(
+    growing: served_collection.Collection, tmp_path: Path
+) -> None:
+    first, second = noise(60), noise(80, seed=1)
+    assert growing.search(first[7:8], 1)[0][0].path == "0/7.jpg"
+    made_up(tmp_path, second)
+    (hits,) = growing.search(second[71:72], 2)
+    assert (hits[0].path, hits[0].score) == ("0/71.jpg", 1.0)
+    made_up(tmp_path, second[:55])
+    row = growing.rows(54, 5)["rows"][0]
+    assert growing.search_row(row["id"], 1)[0].path == "0/54.jpg"
+
+
+def test_rows_of_another_model_and_damaged_ones_are_never_compared(
+    growing: served_collection.Collection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made_up(tmp_path, noise(60, seed=1), weights="of another model")
+    for _ in range(2):
+        with pytest.raises(Refusal, match="the collection is being changed, or cannot be read") as found:
+            growing.search(noise(1), 1)
+        assert (found.value.status, found.value.retry_after) == (503, 5)
+    assert "start the server again" in caplog.text
+    assert caplog.text.count("start the server again") == 1
+    made_up(tmp_path, noise(60))
+    assert growing.search(noise(60)[7:8], 1)[0][0].path == "0/7.jpg"
+    for shard in (tmp_path / "data").glob("*"):
+        shard.write_bytes(b"damaged")
+    for call in (lambda: growing.rows(0, 5), lambda: asyncio.run(growing.long(growing.map, 5))):
+        with pytest.raises(Refusal, match="cannot be read"):
+            call()

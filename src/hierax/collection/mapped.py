@@ -86,14 +86,17 @@ class Shard:
             raise CollectionError(f"{self.path} no longer exists; open the index again") from None
         return f"{self.path.stem}.{self._column.name}.{stat.st_size:x}-{stat.st_mtime_ns:x}"
 
+    def _check_unchanged(self) -> None:
+        if self._now() != self._stamp:
+            raise CollectionError(f"{self.path} has changed; open the index again")
+
     def vectors(self) -> np.ndarray:
         """The vectors, float32 `[rows, D]`.
 
         Raises:
             CollectionError: the shard is damaged, or has changed since the index was opened.
         """
-        if self._now() != self._stamp:
-            raise CollectionError(f"{self.path} has changed; open the index again")
+        self._check_unchanged()
         with contextlib.suppress(*DAMAGED):
             vectors = read_array(self._place / f"{self._stamp}.npy", np.float32, 2, map=True)
             if vectors.shape == (self.rows, self._column.width):
@@ -104,9 +107,10 @@ class Shard:
         """The ids, the paths and the hashes of the rows.
 
         Raises:
-            CollectionError: the shard is damaged.
+            CollectionError: the shard is damaged, or has changed since the index was opened.
         """
         *columns, status = read_texts(self.path, "id", "path", "hash", "status")
+        self._check_unchanged()  # after reading: else names of other rows could be read
         return [self._select(column, status) for column in columns]
 
     def _select(self, column: list[_Value], status: list[str], *, left_out: bool = False) -> list[_Value]:
@@ -118,11 +122,16 @@ class Shard:
         return [value for place, value in enumerate(valid) if (place in apart) == left_out]
 
     def names(self, places: np.ndarray) -> list[RowInfo]:
-        """The names of the rows at these positions."""
+        """The names of the rows at these positions.
+
+        Raises:
+            CollectionError: as `columns`.
+        """
         wanted = schema(self._manifest)
         names = ["id", "path", "hash", "width", "height", "start", "end", "status"]
         names = [name for name in names if name in wanted.names]
         *columns, status = (column.to_pylist() for column in read_table(self.path, wanted, names).columns)
+        self._check_unchanged()
         columns = [self._select(column, status) for column in columns]
         return [RowInfo(*(column[place] for column in columns)) for place in places.tolist()]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
+import math
 import os
 import threading
 import time
@@ -13,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from hierax.collection.mapped import RowInfo
 from hierax.collection.store import MANIFEST, CollectionError, has_windows, shards
 from hierax.embedding.search import open_queries
 from hierax.serve.engines import public_name
-from hierax.serve.errors import refuse
+from hierax.serve.errors import Refusal, refuse
 
 if TYPE_CHECKING:
     from hierax.embedding.extractor import FeatureExtractor
@@ -34,6 +36,7 @@ _JOBS = 4
 """Long computations that wait at most."""
 _THUMBNAILS = 64_000_000
 """Bytes of thumbnails that are kept."""
+T = TypeVar("T")
 _log = logging.getLogger("hierax.serve")
 
 
@@ -85,6 +88,7 @@ class Collection:
             raise CollectionError(f"{self.folders[0]} holds segments of videos; expected a collection of images")
         self.extractor = self._open_queries(models)
         self._looked = time.monotonic()
+        self._tried: Any = None
         self._lock = threading.Lock()
         self._jobs = ThreadPoolExecutor(1, thread_name_prefix="hierax-collection")
         self._thumbnails: OrderedDict[Any, bytes] = OrderedDict()
@@ -110,22 +114,56 @@ class Collection:
         found.engine.warm_up()
         return found
 
-    def current(self) -> State:
+    def current(self, *, after: State | None = None) -> State:
         """The collection as it is now. The folder is looked at every few seconds; while it is read again, and if it
         cannot be read, the answers are those of before.
+
+        Args:
+            after: a state whose files have changed; then the folder is looked at in any case.
         """
-        if time.monotonic() - self._looked < _REFRESH or not self._lock.acquire(blocking=False):
+        if after is None and time.monotonic() - self._looked < _REFRESH:
+            return self.state
+        if not self._lock.acquire(blocking=after is not None):
             return self.state
         try:
-            stamp = _stamp(self.folders)
-            if stamp != self.state.stamp:
-                self.state = State(self.folders, stamp)
-        except (ValueError, OSError) as error:  # it is being written
+            if after is None or self.state is after:
+                self._read_again()
+        except (ValueError, OSError) as error:  # it is being written, or another model has made it again
             _log.warning("the collection cannot be read again: %s", error)
         finally:
             self._looked = time.monotonic()
             self._lock.release()
         return self.state
+
+    def _read_again(self) -> None:
+        """Raises `CollectionError` if the rows cannot be compared with queries of the model that is open."""
+        stamp = _stamp(self.folders)
+        if stamp in (self.state.stamp, self._tried):
+            return
+        self._tried = stamp
+        found, manifest = State(self.folders, stamp), self.state.index.manifest
+        manifest.check_same(found.index.manifest, folder=self.folders[0], advice="start the server again")
+        self.state = found
+
+    def _asked(self, compute: Callable[[State], T]) -> T:
+        """What is computed of the collection as it is now.
+
+        Raises:
+            Refusal: its files have changed, and cannot be read now (503).
+        """
+        state = self.current()
+        with contextlib.suppress(CollectionError, OSError):  # its files have changed since they were looked at
+            return compute(state)
+        try:
+            return compute(self.current(after=state))
+        except (CollectionError, OSError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> Refusal:
+        """The refusal if the files have changed; they are looked at again soon."""
+        _log.warning("the collection cannot be read: %s", error)
+        self._looked = -math.inf
+        return refuse("not_ready", "the collection is being changed, or cannot be read", retry_after=5)
 
     def describe(self) -> dict[str, Any]:
         """Its name, its number of rows and folders, its columns, and the model that made it."""
@@ -145,7 +183,7 @@ class Collection:
 
     def search(self, vectors: np.ndarray, k: int) -> list[tuple[Hit, ...]]:
         """The `k` rows that are most similar to each vector of `[Q, D]`."""
-        return [tuple(hits) for hits in self.current().index.search(vectors, k)]
+        return self._asked(lambda state: [tuple(hits) for hits in state.index.search(vectors, k)])
 
     def search_row(self, name: str, k: int) -> tuple[RowInfo, tuple[Hit, ...]]:
         """A row, and the `k` others that are most similar to it.
@@ -153,17 +191,24 @@ class Collection:
         Raises:
             Refusal: there is no row with this id (404).
         """
-        state = self.current()
-        row = self._row(state, name)
-        (info,) = state.index.names(np.array([row]))
-        (hits,) = state.index.search(state.index.take(np.array([row])), k + 1)
-        return info, tuple(hit for hit in hits if hit.id != info.id)[:k]
+
+        def found(state: State) -> tuple[RowInfo, tuple[Hit, ...]]:
+            row = self._row(state, name)
+            (info,) = state.index.names(np.array([row]))
+            (hits,) = state.index.search(state.index.take(np.array([row])), k + 1)
+            return info, tuple(hit for hit in hits if hit.id != info.id)[:k]
+
+        return self._asked(found)
 
     def rows(self, offset: int, limit: int) -> dict[str, Any]:
         """The rows from `offset` on, at most `limit`."""
-        index = self.current().index
-        numbers = np.arange(min(offset, len(index)), min(offset + limit, len(index)))
-        return {"offset": offset, "count": len(index), "rows": _named(index, numbers)}
+
+        def found(state: State) -> dict[str, Any]:
+            count = len(state.index)
+            numbers = np.arange(min(offset, count), min(offset + limit, count))
+            return {"offset": offset, "count": count, "rows": _named(state.index, numbers)}
+
+        return self._asked(found)
 
     def row(self, name: str) -> dict[str, Any]:
         """The row with an id, as `rows` gives it.
@@ -171,9 +216,12 @@ class Collection:
         Raises:
             Refusal: there is none (404).
         """
-        state = self.current()
-        number = self._row(state, name)
-        return {"offset": number, "count": len(state.index), "rows": _named(state.index, np.array([number]))}
+
+        def found(state: State) -> dict[str, Any]:
+            number = self._row(state, name)
+            return {"offset": number, "count": len(state.index), "rows": _named(state.index, np.array([number]))}
+
+        return self._asked(found)
 
     def _row(self, state: State, name: str) -> int:
         found = state.row_of(name)
@@ -189,8 +237,7 @@ class Collection:
         """
         from hierax.collection.originals import originals
 
-        state = self.current()
-        (info,) = state.index.names(np.array([self._row(state, name)]))
+        (info,) = self._asked(lambda state: state.index.names(np.array([self._row(state, name)])))
         key = (info.id, info.hash, side)
         with self._lock:
             if (kept := self._thumbnails.get(key)) is not None:
@@ -234,7 +281,7 @@ class Collection:
         client leaves or its deadline passes: then the next one finds it done.
 
         Raises:
-            Refusal: too many wait (429).
+            Refusal: too many wait (429), or the files have changed (503).
         """
         state = await asyncio.to_thread(self.current)
         key = (compute.__name__, *arguments)
@@ -249,6 +296,8 @@ class Collection:
         answer = state.answers[key]
         try:
             return await asyncio.shield(answer)
+        except (CollectionError, OSError) as error:
+            raise self._unreadable(error) from error
         finally:
             if answer.done() and (answer.cancelled() or answer.exception() is not None):
                 state.answers.pop(key, None)

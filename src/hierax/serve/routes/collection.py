@@ -140,7 +140,7 @@ async def rows(request: Request, call: Annotated[Call, Depends(read_call)]) -> R
 async def thumbnail(request: Request, row: str, call: Annotated[Call, Depends(read_call)]) -> Response:
     """A JPEG of the image that a row of the collection lists, if the file is still the one that was embedded."""
     given, found = a.parse([_SIDE], call.fields), _collection(request)
-    content = await request.app.state.hierax.in_thread(found.thumbnail, row, given["side"])
+    content = await request.app.state.hierax.in_reader(found.thumbnail, row, given["side"])
     return Response(content, headers={"Cache-Control": "private, max-age=3600"}, media_type="image/jpeg")
 
 
