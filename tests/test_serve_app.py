@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +15,9 @@ import pytest
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
-from hierax.serve import Limits, protocol
+from hierax.serve import Limits, limits, protocol, workers
 from hierax.serve.app import State, application
-from hierax.serve.run import listen
+from hierax.serve.run import Settings, listen
 from serving import FakeService, fake_app
 
 
@@ -60,6 +62,8 @@ def test_a_raw_body_is_one_image(client: TestClient) -> None:
     for kind in ("image/jpeg", "application/octet-stream"):
         found = client.post("/v1/lengths?name=a.jpg", content=b"12345", headers={"Content-Type": kind})
         assert found.json() == {"names": ["a.jpg"], "lengths": [5], "fields": {}}
+        found = client.post("/v1/lengths?name=1e5", content=b"12345", headers={"Content-Type": kind})
+        assert found.json()["names"] == ["1e5"]
 
 
 def test_a_form_has_files_and_arguments(client: TestClient) -> None:
@@ -289,3 +293,13 @@ def test_a_server_that_stops_is_not_ready_in_any_protocol() -> None:
         for path in ("/readyz", "/v2/health/ready", "/v2/models/fake/ready"):
             assert client.get(path).status_code == 503, path
         assert client.get("/v2/health/live").status_code == 200
+
+
+def test_threads_are_as_many_as_the_cores_that_the_server_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5}, raising=False)
+    monkeypatch.setattr(workers, "_Supervisor", lambda settings, *_: found.append(settings) or SimpleNamespace(run=int))
+    assert limits._readers() == 6
+    assert workers.supervise(Settings(workers=3), None, say=print) == 0  # type: ignore[arg-type]
+    assert found[0].engine["threads"] == 2

@@ -124,7 +124,9 @@ async def _call(request: Request, *, least: int) -> Call:
         parts = parse(body.content, body.kind, header, state.limits)
     query = query_fields(request)
     if _is_image(body.kind) and parts.uploads:
-        parts.uploads = [Upload(str(query.pop("name", "") or "image"), parts.uploads[0].content)]
+        query.pop("name", None)
+        name = request.query_params.get("name") or "image"  # as it is: 1e5 is not the number 100000.0
+        parts.uploads = [Upload(name, parts.uploads[0].content)]
     if len(parts.uploads) < least:
         raise refuse("bad_argument", f"image is missing; {_FORM}", field="image")
     fields = merge(query, parts.fields)

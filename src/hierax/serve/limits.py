@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, fields
+
+from hierax.devices import available_cores
 
 _WHOLE = ("max_batch", "queue_images", "queue_bytes", "max_body", "max_images", "max_pixels", "readers")
 
 
 def _readers() -> int:
-    return min(max(os.cpu_count() or 1, 2), 16)
+    return min(max(available_cores(), 2), 16)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from multiprocessing import connection
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hierax.devices import available_cores
 from hierax.sockets import shorten_socket_folder
 from hierax.stopping import StopSignal
 
@@ -51,7 +52,7 @@ def supervise(settings: Settings, listener: socket.socket, *, say: Callable[[str
         ValueError: a first process could not open the model; the message says why.
     """
     if settings.engine.get("threads") is None:
-        each = max((os.cpu_count() or 1) // settings.processes, 1)
+        each = max(available_cores() // settings.processes, 1)
         settings = replace(settings, engine={**settings.engine, "threads": each})
     shorten_socket_folder()
     with _counting_together():
