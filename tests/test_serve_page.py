@@ -3,14 +3,16 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
 pytest.importorskip("fastapi")
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 import hierax
-from hierax.serve import page
+from hierax.serve import docs, page
 from hierax.serve.app import application
 from serving import FakeService
 
@@ -47,7 +49,8 @@ def test_every_file_of_the_page_is_served(client: TestClient, path: Path) -> Non
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_address_in_a_file_of_the_page_is_answered(client: TestClient, path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    addresses = re.findall(r'(?:src|href)="(/assets/[^"]+)"', text)
+    addresses = [f"/{address}" for address in re.findall(r'(?:src|href)="(assets/[^"]+)"', text)]
+    assert addresses or path.suffix != ".html"
     addresses += [f"/assets/{name}" for name in re.findall(r'from "\./([^"]+)"', text)]
     addresses += [f"/assets/photos/{name}" for name in re.findall(r'"([a-z]+\.jpg)"', text)]
     assert {address: client.get(address).status_code for address in addresses} == dict.fromkeys(addresses, 200)
@@ -88,3 +91,16 @@ def test_the_credits_of_the_bundled_photos_are_on_the_page() -> None:
     credits = (FOLDER.parent / "CREDITS.md").read_text(encoding="utf-8")
     for name, author in re.findall(r"^\| `(?:photos/)?(\w+\.jpg)` \| ([^|(]+?) (?:\(.*?\) )?\|", credits, re.MULTILINE):
         assert re.search(rf'"{name}".*{re.escape(author)}', script), name
+
+
+def test_no_address_of_the_page_or_of_the_api_page_starts_at_the_root() -> None:
+    app = FastAPI()
+    app.mount("/vision", application(FakeService(), routers=[page.router, docs.router]))
+    with TestClient(app) as client:
+        for path in ("/vision/", "/vision/docs"):
+            text = client.get(path).text
+            found = re.findall(r"""(?:src|href)="([^"#]+)"|url: '([^']+)'""", text)
+            addresses = [urljoin(f"http://testserver{path}", one or other) for one, other in found]
+            assert len(addresses) >= 4
+            assert {address: client.get(address).status_code for address in addresses} == dict.fromkeys(addresses, 200)
+            assert all(address.startswith("http://testserver/vision/") for address in addresses)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("fastapi")
+from fastapi import FastAPI
 from playwright.sync_api import Locator, Page, Route, expect
 
 import browsing
@@ -185,6 +186,70 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_memory_only(locked: Server, vis
     expect(page.locator("#key")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator("#banner")).to_contain_text("needs a key")
+
+
+def test_a_key_that_no_request_can_bring_is_asked_for_again(locked: Server, visitors: Visitors) -> None:
+    page = visitors(locked.url).page
+    page.goto(locked.url)
+    for key in ("clé", "a key\u200b"):
+        enter(page, key)
+        expect(page.locator("#key-wrong")).to_be_visible()
+    enter(page, KEY)
+    expect(page.locator("nav a[href='#what']")).to_be_visible()
+    expect(page.locator("#banner")).to_be_hidden()
+
+
+def test_a_file_that_is_gone_is_told_and_the_server_is_not_blamed(
+    server: Server, visitors: Visitors, tmp_path: Path
+) -> None:
+    visitor = visitors(server.url)
+    page = visitor.open()
+    file = tmp_path / "mine.jpg"
+    file.write_bytes(CAT.read_bytes())
+    visitor.give(file, PHOTOS[0])
+    expect(page.locator("#what-list h2")).to_have_text("2 images")
+    file.unlink()
+    page.select_option("#what-count", "3")
+    gone = "mine.jpg cannot be read. It is a folder, or it was changed, moved or deleted after you chose it."
+    expect(notice(page)).to_contain_text(gone)
+    expect(page.locator("#what-list tbody tr").first).to_contain_text(gone)
+    expect(page.locator("#what-list h2")).to_have_text("2 images")
+    expect(page.locator("#banner")).to_be_hidden()
+
+
+def test_the_map_of_the_image_before_is_not_waited_for(server: Server, visitors: Visitors) -> None:
+    visitor = visitors(server.url)
+    page = visitor.open("see")
+    visitor.give(CAT)
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+    held: list[Route] = []
+    page.route(lambda url: "stage=1" in url and "format" not in url, lambda route: held.append(route))
+    page.click('#see-stages [value="1"]')
+    with page.expect_event("requestfailed", lambda request: "stage=1" in request.url):
+        visitor.give(PHOTOS[0])
+    assert held[0].request.failure == "net::ERR_ABORTED"
+
+
+def test_a_page_that_opens_at_its_content_shows_the_first_view(server: Server, visitors: Visitors) -> None:
+    page = visitors(server.url).open("main")
+    expect(page).to_have_title("What is it · hierax")
+    expect(page.locator("nav a[aria-current=page]")).to_have_count(1)
+
+
+def test_the_page_works_below_a_path_of_another_application(visitors: Visitors) -> None:
+    def mounted() -> FastAPI:
+        outer = FastAPI()
+        outer.mount("/vision", create_app(backend="torch", threads=1))
+        return outer
+
+    server = Server(mounted)
+    try:
+        visitor = visitors(server.url + "vision/")  # the visitor also checks that nothing else is asked
+        page = visitor.open()
+        page.locator(".sample").first.click()
+        expect(page.locator("#view-what .verdict")).to_contain_text("mammals")
+    finally:
+        server.stop()
 
 
 def test_an_image_larger_than_the_limit_is_told_with_the_limit(

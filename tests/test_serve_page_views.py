@@ -339,6 +339,25 @@ def test_a_class_is_shown_alone(server: Server, visitors: Visitors) -> None:
         assert mask.size == image.size
 
 
+def test_of_a_file_that_the_browser_cannot_show_the_mask_alone_is_shown(
+    server: Server, visitors: Visitors, tmp_path: Path
+) -> None:
+    with Image.open(CAT) as image:
+        image.crop((0, 0, 240, 80)).save(tmp_path / "wide.tif")
+    visitor = visitors(server.url)
+    page = visitor.open("segment")
+    visitor.give(CAT)
+    expect(page.locator("#segment-classes .class").first).to_be_visible()
+    visitor.give(tmp_path / "wide.tif")
+    expect(page.locator("#segment-facts")).to_have_text(
+        "wide.tif, 240 × 80 pixels. This browser cannot show the image itself."
+    )
+    expect(page.locator("#segment-view")).to_be_hidden()
+    box = page.locator("#segment-frame").bounding_box()
+    assert box
+    assert math.isclose(box["width"] / box["height"], 3, abs_tol=0.02)
+
+
 def tiles(page: Page) -> list[str]:
     return page.locator("#collection-wall .tile").evaluate_all("(tiles) => tiles.map((tile) => tile.title)")
 
@@ -372,6 +391,14 @@ def test_neighbors_of_neighbors_have_a_way_back(server: Server, visitors: Visito
     expect(page.locator(".asked figcaption")).to_have_text("Similar to tile-005.png")
     page.go_back()
     expect(page.locator("#collection-similar")).to_be_hidden()
+
+
+def test_without_an_image_the_first_row_is_searched(server: Server, visitors: Visitors) -> None:
+    page = visitors(server.url).open("collection/duplicates")
+    expect(page.locator(".group").first).to_be_visible()
+    page.click('#collection-part [value="similar"]')
+    expect(page.locator(".asked figcaption")).to_have_text("Similar to tile-000.png")
+    expect(page.locator("#collection-wall .score").first).to_be_visible()
 
 
 def test_an_image_of_the_user_is_searched(server: Server, visitors: Visitors, folder: Path) -> None:

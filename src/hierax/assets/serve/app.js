@@ -33,7 +33,7 @@ const first = () => Object.keys(VIEWS).find((name) => VIEWS[name].has(about)) ??
 
 function route() {
   if (!about) return;
-  if (named() === "main") return; // the link to the content
+  if (named() === "main" && shown) return; // the link to the content
   const name = VIEWS[named()] ? named() : first();
   const view = VIEWS[name];
   const has = view.has(about);

@@ -28,7 +28,7 @@ export function start() {
   map = new PointMap(find("#collection-map"), { open, name: nameOf });
   const { count, folders, model } = about.collection;
   find("#collection-facts").textContent = [plural(count, "image"), folders ? plural(folders, "folder") : "", model ? `vectors of ${model}` : ""].filter(Boolean).join(" · ");
-  radios(find("#collection-part"), (part) => go(part === "similar" && !current() ? lastRow() : FIRST[part]));
+  radios(find("#collection-part"), (part) => (part === "similar" && !current() ? openFirst() : go(FIRST[part])));
   find("#collection-back").addEventListener("click", () => history.back());
   find("#collection-k").addEventListener("change", () => {
     shown = "";
@@ -47,7 +47,13 @@ export function start() {
 
 const go = (address) => (location.hash = address);
 const open = (id) => go(`collection/row/${encodeURIComponent(id)}`);
-const lastRow = () => `collection/row/${encodeURIComponent(rows.get(0)?.id ?? 0)}`;
+
+// Without an image of the user, the first row is searched.
+async function openFirst() {
+  const first = rows.get(0) ?? (await json("/v1/collection/rows", { query: { limit: 1 } }).catch(() => null))?.rows[0];
+  if (first) open(first.id);
+  else go(FIRST.all);
+}
 
 // Follows the address.
 export function update() {

@@ -1,6 +1,7 @@
 // The images that the user gave: one list for all views, one of them chosen.
 
 import { element, find } from "./dom.js";
+import { addressOf, blob } from "./server.js";
 
 export const images = new EventTarget(); // "change" (the list) and "choose" (which one)
 export const list = [];
@@ -61,8 +62,8 @@ export function picture(image, alt) {
 }
 
 async function sample(name) {
-  const response = await fetch(`/assets/photos/${name}`);
-  if (response.ok) add([new File([await response.blob()], name, { type: "image/jpeg" })]);
+  const found = await blob(`/assets/photos/${name}`).catch(() => null); // if the server is away, the banner says so
+  if (found) add([new File([found], name, { type: "image/jpeg" })]);
 }
 
 function drawTray() {
@@ -131,7 +132,7 @@ export function start() {
   find("#remove").addEventListener("click", () => chosen && remove(chosen));
   find("#samples").replaceChildren(...SAMPLES.map(([name, alt, credit]) =>
     element("li", {}, element("button", { type: "button", class: "sample", title: credit, onclick: () => sample(name) },
-      element("img", { src: `/assets/photos/${name}`, alt, width: 160, height: 120, decoding: "async" })))));
+      element("img", { src: addressOf(`/assets/photos/${name}`), alt, width: 160, height: 120, decoding: "async" })))));
   find("#credits").textContent = `Photos: ${SAMPLES.map(([, , credit]) => credit).join("; ")}.`;
   images.addEventListener("change", drawTray);
   images.addEventListener("choose", markChosen);

@@ -80,8 +80,7 @@ async function reload() {
   draw();
   if (!state.image) return;
   find("#see-save-label").textContent = "Save stage";
-  tasks.explain.stop();
-  tasks.label.stop();
+  for (const [name, task] of Object.entries(tasks)) if (name !== "main") task.stop(); // they ask about the image before
   for (const card of find("#see-stages").children) card.setAttribute("aria-busy", "true");
   const done = await tasks.main.run(async (signal) => {
     const view = blob("/v1/view", request(signal)).then((found) => show(find("#see-view"), found, `The model's view of ${state.image.name}`));
@@ -111,6 +110,7 @@ async function fetchMap(signal) {
   const { stage } = state;
   if (!kept.has(stage)) {
     const found = await item("/v1/features", request(signal, { stage }));
+    if (signal.aborted) return; // it is the map of the image or the size before
     kept.set(stage, unitVectors(found.data, found.shape));
   }
   if (state.stage === stage) state.map = kept.get(stage);

@@ -2,7 +2,7 @@
 
 import { bytesOf, download, element, find, imageOf, percent, plural, show, stem } from "./dom.js";
 import { current } from "./images.js";
-import { blob, item } from "./server.js";
+import { item } from "./server.js";
 import { Task } from "./task.js";
 
 const root = find("#view-segment");
@@ -33,29 +33,36 @@ async function load(image) {
   find("#segment-classes").replaceChildren();
   find("#segment-facts").textContent = image.name;
   draw();
-  await showImage(image);
+  const isShown = await showImage(image);
+  if (state.image !== image) return;
   const answer = await task.run((signal) => item("/v1/segment", { images: [image], signal }));
   if (!answer || state.image !== image) return;
   const mask = await pixelsOf(imageOf(answer.mask), answer.width, answer.height);
   if (state.image !== image) return;
   Object.assign(state, { answer, mask });
   find("#segment-save").disabled = false;
-  find("#segment-facts").textContent = `${image.name}, ${answer.width} × ${answer.height} pixels`;
+  find("#segment-frame").style.aspectRatio = `${answer.width} / ${answer.height}`;
+  const facts = `${image.name}, ${answer.width} × ${answer.height} pixels`;
+  find("#segment-facts").textContent = isShown ? facts : `${facts}. This browser cannot show the image itself.`;
   legend();
   draw();
 }
 
-// The browser's own decoder shows the image upright, as the mask is. Formats that it does not know come from the server.
+// The browser's own decoder shows the image upright, as the mask is. Of formats that it does not know, the mask is shown
+// alone. Answers whether the image is shown.
 async function showImage(image) {
   const view = find("#segment-view");
   const frame = find("#segment-frame");
   try {
     const bitmap = await createImageBitmap(image.file);
+    if (state.image !== image) return false; // another one was chosen meanwhile
     frame.style.aspectRatio = `${bitmap.width} / ${bitmap.height}`;
     bitmap.close();
     show(view, image.file, image.name);
+    return true;
   } catch {
-    show(view, await blob("/v1/view", { images: [image] }).catch(() => null), image.name);
+    if (state.image === image) show(view, null);
+    return false;
   }
 }
 

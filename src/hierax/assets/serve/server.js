@@ -7,6 +7,10 @@ export let about = null; // the answer of /v1/model
 let key = ""; // in the memory of this tab only
 let asking = null; // the open question for a key
 let away = false;
+const HOME = new URL("../", import.meta.url); // the page may stand below a path of another server
+const SENDABLE = /^[\x20-\x7e]+$/; // what a header can have
+
+export const addressOf = (path) => new URL(path.replace(/^\//, ""), HOME);
 
 export class Problem extends Error {
   constructor(message, { status = 0, code = "", detail = "", wait = 0 } = {}) {
@@ -65,7 +69,18 @@ function askForKey(wrong) {
   return asking;
 }
 
-async function attempt(address, options) {
+// A folder, or a file that was changed or deleted, cannot be sent; the browser only says that the request failed.
+async function checkFiles(images) {
+  for (const { file, name } of images) {
+    try {
+      await file.slice(0, 1).arrayBuffer();
+    } catch {
+      throw new Problem(`${name} cannot be read. It is a folder, or it was changed, moved or deleted after you chose it.`, { status: 422 });
+    }
+  }
+}
+
+async function attempt(address, options, images) {
   const sent = key;
   const headers = { ...(options.headers ?? {}), ...(sent ? { Authorization: `Bearer ${sent}` } : {}) };
   let response;
@@ -73,6 +88,7 @@ async function attempt(address, options) {
     response = await fetch(address, { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    await checkFiles(images);
     lost();
     throw new Problem("The server does not answer.", { code: "away" });
   }
@@ -81,24 +97,27 @@ async function attempt(address, options) {
 
 // Answers the response of a request that succeeded; throws a Problem, or an AbortError.
 export async function ask(path, { query = {}, images, fields = {}, signal } = {}) {
-  const address = new URL(path, location.origin);
+  const address = addressOf(path);
   for (const [name, value] of Object.entries(query)) {
     if (value !== undefined && value !== null && value !== "") address.searchParams.set(name, value);
   }
   const options = { signal };
   if (images) {
+    const size = images.reduce((sum, { file }) => sum + file.size, 0);
+    if (about && size > about.limits.max_body) throw new Problem(sentence(413).text, { status: 413 });
     options.method = "POST";
     options.body = new FormData();
     for (const { file, name } of images) options.body.append("image", file, name);
     for (const [name, value] of Object.entries(fields)) options.body.append(name, JSON.stringify(value));
   }
   for (;;) {
-    const { response, sent } = await attempt(address, options);
+    const { response, sent } = await attempt(address, options, images ?? []);
     if (response.ok) return response;
     if (response.status !== 401) throw await problem(response);
     if (sent === key) key = ""; // else another request has got a key meanwhile
     if (!key) {
-      const given = await askForKey(Boolean(sent));
+      let given = await askForKey(Boolean(sent));
+      while (given && !SENDABLE.test(given)) given = await askForKey(true);
       if (signal?.aborted) throw new DOMException("stopped", "AbortError");
       if (!given) throw await problem(response);
       key = given;
@@ -131,7 +150,7 @@ function lost() {
   server.dispatchEvent(new Event("away"));
   const look = async () => {
     try {
-      if ((await fetch("/readyz", { cache: "no-store" })).ok) {
+      if ((await fetch(addressOf("/readyz"), { cache: "no-store" })).ok) {
         away = false;
         server.dispatchEvent(new Event("back"));
         return;
@@ -152,7 +171,7 @@ export async function thumbnail(image, id, side = 160) {
   image.dataset.row = id;
   const path = `/v1/collection/thumbnail/${encodeURIComponent(id)}?side=${side}`;
   if (!hasKey()) {
-    image.src = path;
+    image.src = addressOf(path);
     return;
   }
   if (!kept.has(path)) {
