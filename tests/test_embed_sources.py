@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from hierax.collection.listing import Listing, listing_path
+from hierax.collection.originals import _sources
 from hierax.collection.source import Source, as_bytes, content_hash
+from hierax.collection.store import path_text
 from hierax.embedding.decode import Decoder
 from hierax.embedding.sources import has_at_most, list_sources
 from hierax.processing import Preprocessing
@@ -205,6 +207,22 @@ def test_a_listing_is_read_as_it_was_written(tmp_path: Path) -> None:
     read = Listing.read(listing_path(tmp_path, 0))
     assert list(read) == sources
     assert [source.id for source in read] == [source.id for source in sources]
+
+
+def test_a_few_sources_of_a_listing_are_found_without_reading_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = os.fsdecode(b"/none/\xff.png")
+    names = [f"/s.tar::{number}" for number in range(70_000)]
+    Listing([*(Source(name, "tar", "/s.tar", 512, 99) for name in names), Source(strange)]).write(
+        listing_path(tmp_path, 0)
+    )
+    made: list[Any] = []
+    real = Source.__init__
+    monkeypatch.setattr(Source, "__init__", lambda self, *a, **n: made.append(real(self, *a, **n)))
+    found = _sources([tmp_path], {names[3], names[69_999], "/not/there.png"})
+    assert (set(found), len(made)) == ({names[3], names[69_999]}, 2)
+    assert set(_sources([tmp_path], {path_text(strange), names[3]})) == {path_text(strange), names[3]}
 
 
 def test_the_first_listing_stands(tmp_path: Path) -> None:

@@ -20,19 +20,28 @@ _ROWS = 1 << 16  # number of rows of a listing that are Python objects at the sa
 _TIME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
-def read_listing(path: Path) -> Iterator[Source]:
+def read_listing(path: Path, *, only: Iterable[bytes] | None = None) -> Iterator[Source]:
     """Yields the sources of a listing on disk.
+
+    Args:
+        path: the file.
+        only: the paths of the sources to yield, as bytes; None: all. A few of a million are found fast.
 
     Raises:
         CollectionError: the listing is damaged; the message names the column.
     """
-    wanted = listing_schema()
+    wanted, pa = listing_schema(), arrow()
+    from pyarrow import compute
+
+    names = None if only is None else pa.array(sorted(only), pa.binary())
     with parquet(path, wanted, wanted.names, advice="") as file:
         for batch in file.iter_batches(_ROWS, columns=wanted.names, use_threads=False):
             batch.validate(full=True)
             for name in wanted.names:
                 if batch.column(name).null_count:
                     raise ValueError(f"column {name} has nulls; expected a value in every row")
+            if names is not None:
+                batch = batch.filter(compute.is_in(batch.column("path"), value_set=names))
             for row in batch.to_pylist():
                 source = Source(**{**row, "path": os.fsdecode(row["path"])})
                 if source.kind not in KINDS:

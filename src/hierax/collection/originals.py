@@ -200,8 +200,10 @@ def _sources(folders: Sequence[Path], names: set[str]) -> dict[str, Source]:
     from hierax.collection.store import path_text
 
     found: dict[str, Source] = {}
+    strange = any("\\x" in name for name in names)  # the text of a name that is not valid text; see path_text
+    only = None if strange else [name.encode("utf-8", "surrogateescape") for name in names]
     for listing in (path for folder in folders for path in listings(folder)) if names else ():
-        for source in read_listing(listing):
+        for source in read_listing(listing, only=only):
             if path_text(source.path) in names:
                 found[path_text(source.path)] = source
     return found
