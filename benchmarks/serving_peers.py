@@ -1,7 +1,6 @@
-"""Servers of the same model for serving.py: what one writes first, and LitServe.
+"""A server of the same model for serving.py, as one writes it first: FastAPI and transformers, one image at a time.
 
-python benchmarks/serving_peers.py plain MODEL       # FastAPI and transformers, one image at a time
-python benchmarks/serving_peers.py litserve MODEL    # LitServe around hierax.Engine, batches of 16
+python benchmarks/serving_peers.py MODEL
 """
 
 import io
