@@ -251,6 +251,24 @@ def test_a_server_that_works_on_nothing_is_not_stuck_without_grace() -> None:
     assert state.service.closed
 
 
+def test_the_grace_begins_when_the_server_stops_accepting(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[float] = []
+
+    async def wait_for(work: Any, seconds: float) -> None:
+        found.append(seconds)
+        await work
+
+    async def live() -> None:
+        state = State(FakeService(), Limits(grace_s=1000))
+        state.drain()
+        state.drained -= 20  # uvicorn waited that long for its connections
+        await state.close()
+
+    monkeypatch.setattr(asyncio, "wait_for", wait_for)
+    asyncio.run(live())
+    assert 100 < found[0] <= 980
+
+
 def test_a_client_that_leaves_before_its_error_is_sent_is_no_fault() -> None:
     app = fake_app(api_key="secret")
     scope = {"type": "http", "method": "GET", "path": "/v1/process", "headers": [], "query_string": b""}

@@ -230,6 +230,20 @@ def test_the_map_of_the_image_before_is_not_waited_for(server: Server, visitors:
     assert held[0].request.failure == "net::ERR_ABORTED"
 
 
+def test_stages_that_fail_are_not_waited_for(server: Server, visitors: Visitors) -> None:
+    visitor = visitors(server.url)
+    page = visitor.open("see")
+    late = answer(504, refusal(504, "deadline", "the deadline has passed before there was an answer"))
+    page.route("**/v1/features*", late)
+    visitor.give(CAT)
+    expect(notice(page, "see")).to_contain_text("did not answer in time")
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+    page.unroute("**/v1/features*")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#see-stages img:visible")).to_have_count(4)
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+
+
 def test_a_page_that_opens_at_its_content_shows_the_first_view(server: Server, visitors: Visitors) -> None:
     page = visitors(server.url).open("main")
     expect(page).to_have_title("What is it · hierax")

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -53,6 +54,7 @@ class State:
         error: why the model could not be opened.
         tells_errors: whether such an error is logged; False if the one who runs the application tells it.
         is_stuck: whether a call of an engine did not end within `grace_s` after the end.
+        drained: since when no request is accepted, by the monotonic clock; 0 if they are.
         left_loading: whether the end came while the model was being opened, in a thread that goes on.
     """
 
@@ -70,6 +72,7 @@ class State:
         self.error: Exception | None = None
         self.tells_errors = True
         self.is_stuck = self.left_loading = False
+        self.drained = 0.0
         self.opened: asyncio.Task[None] | None = None
         self._readers = ThreadPoolExecutor(limits.readers, thread_name_prefix="hierax-reader", initializer=give_way)
 
@@ -96,6 +99,7 @@ class State:
     def drain(self) -> None:
         """Accepts no more requests; those that were accepted are finished."""
         self.status, self.admission.draining = "draining", True
+        self.drained = self.drained or time.monotonic()
 
     async def close(self) -> None:
         """Finishes what was accepted, and frees the engines."""
@@ -104,7 +108,8 @@ class State:
         if self.left_loading:
             return
         try:
-            await asyncio.wait_for(self.batcher.close(), max(self.limits.grace_s, _LEAST_GRACE))
+            left = self.drained + self.limits.grace_s - time.monotonic()
+            await asyncio.wait_for(self.batcher.close(), max(left, _LEAST_GRACE))
         except asyncio.TimeoutError:  # a call takes longer
             self.is_stuck = True
             return

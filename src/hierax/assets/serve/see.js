@@ -81,23 +81,31 @@ async function reload() {
   if (!state.image) return;
   find("#see-save-label").textContent = "Save stage";
   for (const [name, task] of Object.entries(tasks)) if (name !== "main") task.stop(); // they ask about the image before
-  for (const card of find("#see-stages").children) card.setAttribute("aria-busy", "true");
+  const cards = [...find("#see-stages").children];
   const done = await tasks.main.run(async (signal) => {
-    const view = blob("/v1/view", request(signal)).then((found) => show(find("#see-view"), found, `The model's view of ${state.image.name}`));
-    await view;
-    const stages = [...find("#see-stages").children].map(async (card) => {
-      const stage = Number(card.value);
-      const image = await blob("/v1/features", request(signal, { stage, format: "png" }));
-      state.pictures[stage] = image;
-      show(find("img", card), image, `Features of stage ${stage}: similar regions have similar colors`);
-      card.removeAttribute("aria-busy");
-    });
-    await Promise.all([...stages, fetchMap(signal)]);
+    for (const card of cards) card.setAttribute("aria-busy", "true");
+    try {
+      await fetchAll(cards, signal);
+    } finally { // also if it fails: nothing is coming then
+      if (!signal.aborted) for (const card of cards) card.removeAttribute("aria-busy");
+    }
     return true;
   });
   if (!done) return;
   draw();
   if (state.mode === "label") labels();
+}
+
+async function fetchAll(cards, signal) {
+  show(find("#see-view"), await blob("/v1/view", request(signal)), `The model's view of ${state.image.name}`);
+  const stages = cards.map(async (card) => {
+    const stage = Number(card.value);
+    const image = await blob("/v1/features", request(signal, { stage, format: "png" }));
+    state.pictures[stage] = image;
+    show(find("img", card), image, `Features of stage ${stage}: similar regions have similar colors`);
+    card.removeAttribute("aria-busy");
+  });
+  await Promise.all([...stages, fetchMap(signal)]);
 }
 
 // Nothing of the image before stays, also if the new one cannot be shown.
