@@ -82,7 +82,7 @@ def _table(container: str) -> TableDataset:
 
 
 @lru_cache(maxsize=8)
-def _opened_table(container: str, *facts: int) -> TableDataset:  # noqa: ARG001  (part of the key of the cache)
+def _opened_table(container: str, *facts: int) -> TableDataset:
     name, _, rest = container.rpartition("#")
     split, _, column = rest.partition(_COLUMN)
     files = [Path(name)] if name.lower().endswith(".parquet") else []
