@@ -51,6 +51,8 @@ PACKAGES: dict[str, Package] = {
     "python_multipart": Package("python-multipart>=0.0.18", "serve", "hierax serve"),
     "prometheus_client": Package("prometheus-client>=0.21", "serve", "metrics of hierax serve"),
     "fastapi_offline": Package("fastapi-offline>=1.7", "serve", "the page of the API of hierax serve"),
+    "httptools": Package("httptools>=0.6.3", "serve", "faster reading of requests in hierax serve"),
+    "uvloop": Package("uvloop>=0.21; sys_platform != 'win32'", "serve", "a faster event loop of hierax serve"),
     "pillow_jxl": Package("pillow-jxl-plugin", "", "JPEG XL images"),
     "sklearn": Package("scikit-learn", "", "t-SNE in hierax map"),
     "hiera": Package("hiera-transformer", "", "hierax bench --against official"),
