@@ -41,7 +41,7 @@ def read_listing(path: Path, *, only: Iterable[bytes] | None = None) -> Iterator
                 if batch.column(name).null_count:
                     raise ValueError(f"column {name} has nulls; expected a value in every row")
             if names is not None:
-                batch = batch.filter(compute.is_in(batch.column("path"), value_set=names))
+                batch = batch.filter(compute.is_in(batch.column("path"), value_set=names))  # pyright: ignore[reportAttributeAccessIssue]
             for row in batch.to_pylist():
                 source = Source(**{**row, "path": os.fsdecode(row["path"])})
                 if source.kind not in KINDS:

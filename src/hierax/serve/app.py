@@ -55,7 +55,7 @@ class State:
         tells_errors: whether such an error is logged; False if the one who runs the application tells it.
         is_stuck: whether a call of an engine did not end within `grace_s` after the end.
         drained: since when no request is accepted, by the monotonic clock; 0 if they are.
-        left_loading: whether the end came while the model was being opened, in a thread that goes on.
+        left_loading: whether the end came while the model was being opened, in a thread that is still at work.
     """
 
     def __init__(self, service: Any, limits: Limits) -> None:

@@ -170,9 +170,10 @@ def booleans(name: str, about: str, *, most: int = 1 << 16) -> Argument:
 def _side(given: Any) -> int | None:
     """A side in pixels, as a whole number or as its text; None for anything else."""
     if isinstance(given, str) and re.fullmatch(r"\s*[0-9]{1,7}\s*", given):
-        given = int(given)
-    whole = isinstance(given, int) and not isinstance(given, bool)
-    return given if whole and 1 <= given <= _MOST_SIDE else None
+        return _side(int(given))
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= _MOST_SIDE:
+        return None
+    return given
 
 
 def size(about: str = "", *, square: bool = False) -> Argument:

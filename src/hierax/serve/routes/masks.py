@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/v1", tags=["masks"])
 _BYTES = 8
-"""Bytes for each pixel of an image that is segmented, with its mask and the picture of it."""
+"""Bytes for each pixel of an image that is segmented, with its mask in numbers and in colors."""
 _RECONSTRUCT = (
     a.booleans("keep", "One boolean for each mask unit, row by row; true: the model sees it. In bodies only."),
     a.number(
