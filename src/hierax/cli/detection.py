@@ -122,7 +122,8 @@ def run_evaluate(arguments: argparse.Namespace, folder: Path) -> list[tuple[str,
     from hierax.detection.evaluate import evaluate_detection
 
     for name in ("probe", "train", "confusion", "columns", "classes", "reduce_labels", "colors", "workers"):
-        if getattr(arguments, name, None) not in (None, False):
+        value = getattr(arguments, name, None)
+        if value is not None and value is not False:  # --workers 0 is given, too
             raise ValueError(f"--{name.replace('_', '-')} does not work with a model of detection; leave it out")
     if arguments.views != (1, 1):
         raise ValueError("--views does not work with a model of detection; leave it out")
