@@ -88,20 +88,20 @@ def test_gradients_of_many_vectors_are_computed_at_once(create_graph: bool) -> N
         assert batched.requires_grad == one_by_one[0].requires_grad
 
 
-@pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning", "ignore::DeprecationWarning")
-def test_the_vectorized_jacobian_of_a_model_is_that_of_its_rows(strategy: str) -> None:
+def test_the_vectorized_jacobian_of_a_model_is_that_of_its_rows() -> None:
     model, x, _ = of_model("image")
 
     def logits(pixels: Tensor) -> Tensor:
         return model(pixels).logits[0, :3]
 
     expected = torch.autograd.functional.jacobian(logits, x[:1])
-    found = torch.autograd.functional.jacobian(logits, x[:1], vectorize=True, strategy=strategy)
+    found = torch.autograd.functional.jacobian(logits, x[:1], vectorize=True)
     torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.func
 def test_derivatives_in_forward_mode_need_no_small_input(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "_MAX_EXPLICIT_SCORES_FP32", 0)  # as of a large input: attention is fused
     torch.manual_seed(0)
