@@ -115,12 +115,12 @@ def test_answers_stay_when_a_graph_runs_again(graphs: Any) -> None:
 
 
 def test_a_graph_holds_the_tables_that_it_reads(graphs: Any) -> None:
-    """The program keeps those of eight sizes; a graph has their addresses alone."""
+    """The program keeps those of eight other sizes than that of the model; a graph has their addresses alone."""
     torch.manual_seed(0)
     model = make("image", "features")
     with Engine(model, device="cpu", precision="fp32", backend="torch") as engine:
         graphs(engine)
-        engine.warm_up()
+        engine.warm_up(size=(96, 96))
         position = engine._backend._program.program.model.encoder.pos_embed  # type: ignore[attr-defined]
         [(table, *_)] = position.cached.values()
         [runner] = engine._pool._runners.values()

@@ -57,7 +57,7 @@ def objects(folder: Path) -> dict[str, Any]:
     heat = hierax.Explanation(0, BAD, 0.5, values, (16, 16))
     matrix = SegmentationMatrix(torch.tensor([[3, 1], [0, 2]]))
     moving = Animation([(picture, picture)] * 3, [(BAD, BAD)] * 2, 0.1)
-    config = hierax.HieraConfig(id2label={0: BAD, 1: "b"}, embed_dim=8, num_heads=(1, 1, 1, 1))
+    config = hierax.HieraConfig(id2label={0: BAD.replace("\udcff", ""), 1: "b"}, embed_dim=8, num_heads=(1, 1, 1, 1))
     per_class = [{"label": BAD, "ap": None, "objects": 3}]
     return {
         "classification": hierax.Classification(path, likely),

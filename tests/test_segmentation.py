@@ -371,6 +371,7 @@ def test_folders_of_other_tasks_without_the_new_fields_open_as_before(tmp_path: 
     assert opened.config.segmentation_head == "fpn"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("head", HEADS)
 def test_tracing_passes_its_own_check(head: str) -> None:
     """The check runs without gradients, and must find the same graph."""
