@@ -1,6 +1,8 @@
 """Optional packages: the table agrees with what the extras install, and errors name a line that installs."""
 
+import importlib.machinery
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,11 @@ def test_a_package_that_a_library_lacks_is_named_as_pip_knows_it(monkeypatch: py
 
 def test_a_library_that_does_not_say_what_it_lacks_is_quoted() -> None:
     assert str(extras.explain("a URL", ImportError("no Java"))) == "a URL needs a package that is missing: no Java"
+
+
+def test_a_module_that_a_program_puts_in_place_of_a_package_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So do those by which Sphinx replaces packages."""
+    module = types.ModuleType("stand_in")
+    module.__spec__ = importlib.machinery.ModuleSpec("stand_in", None)
+    monkeypatch.setitem(sys.modules, "stand_in", module)
+    assert extras.is_installed("stand_in")

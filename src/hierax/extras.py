@@ -72,7 +72,8 @@ def is_installed(module: str) -> bool:
     """Whether a package is installed, by the name that is imported. It is not imported."""
     try:
         spec = importlib.util.find_spec(module)
-        return spec is not None and spec.origin is not None  # a folder of the user with the same name has no origin
+        # a folder of the user with the same name is searched for modules, but comes from no file
+        return spec is not None and not (spec.origin is None and spec.submodule_search_locations is not None)
     except (ImportError, ValueError):  # an importer refuses it, or the module has no spec
         return False
 
