@@ -98,12 +98,12 @@ class State:
 
     def drain(self) -> None:
         """Accepts no more requests; those that were accepted are finished."""
+        self.left_loading = self.left_loading or self.status == "loading"
         self.status, self.admission.draining = "draining", True
         self.drained = self.drained or time.monotonic()
 
     async def close(self) -> None:
         """Finishes what was accepted, and frees the engines."""
-        self.left_loading = self.status == "loading"
         self.drain()
         if self.left_loading:
             return
