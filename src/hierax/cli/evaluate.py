@@ -98,9 +98,10 @@ def _run(arguments: argparse.Namespace) -> int:
     common: dict[str, Any] = {
         name: getattr(arguments, name) for name in ("device", "batch_size", "workers", "max_pixels", "columns")
     }
-    common["model"] = _model(arguments)
+    model: Any = _model(arguments)
+    common["model"] = model
     writes = os.environ.get("RANK", "0") == "0"  # with torchrun, one of the ranks writes
-    measure = _probe if arguments.probe else _segment if common["model"].task == "segmentation" else _classify
+    measure = _probe if arguments.probe else _segment if model.task == "segmentation" else _classify
     if measure is not _segment:
         given = next((name for name, value in mask_options(arguments).items() if value), None)
         if given is not None:
@@ -182,16 +183,15 @@ def _show_segmentation(found: SegmentationEvaluation) -> None:
         tell(f"  {entry['label']:<{width}}  {shares}  {entry['pixels']:>11,} pixels")
 
 
-def _model(arguments: argparse.Namespace) -> Checkpoint | Engine:
-    """The checkpoint or engine to evaluate: an export runs on an engine."""
+def _model(arguments: argparse.Namespace) -> str | Checkpoint | Engine:
+    """The checkpoint or engine to evaluate: an export runs on an engine. A probe opens its data first."""
     from hierax.checkpoint.opened import open_checkpoint
     from hierax.engine import Engine
     from hierax.engine.backends.exported import is_export
 
-    if arguments.weights == "last":
-        return open_checkpoint(_weights(arguments.model))
-    if not is_export(arguments.model):
-        return open_checkpoint(arguments.model)
+    source = _weights(arguments.model) if arguments.weights == "last" else arguments.model
+    if not is_export(source):
+        return source if arguments.probe else open_checkpoint(source)
     if arguments.probe:
         raise UserError(f"{arguments.model} is an export; a probe needs the checkpoint that it was made from")
     engine = Engine(arguments.model, device=arguments.device)

@@ -74,9 +74,7 @@ def cache_for(model: Pretrained, folder: str | os.PathLike[str] | bool | None) -
 
 def _is_as_built(model: Pretrained) -> bool:
     """Whether a model has the modules that its configuration describes, and no hooks."""
-    task, parts = task_of(type(model)), {name.split(".")[0] for name in model.state_dict()}
-    with torch.device("meta"):
-        built = task.cls(model.config, **task.constructor_arguments(parts))
+    built = task_of(type(model)).outline(model.config, model.state_dict())
     kinds, expected = ([(name, type(part)) for name, part in one.named_modules()] for one in (model, built))
     return kinds == expected and not is_seen(*model.modules())
 

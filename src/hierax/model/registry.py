@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import torch
 
 from hierax.model.config import HieraConfig, variant_config
 from hierax.model.encoder import Hiera
@@ -94,6 +96,13 @@ class TaskSpec:
     def constructor_arguments(self, parts: Collection[str]) -> dict[str, Any]:
         """The arguments of the class, besides the configuration, for a checkpoint that holds these `parts`."""
         return {"norms": "norms" in parts} if "norms" in self.cls.constructor_arguments else {}
+
+    def outline(self, config: HieraConfig, names: Iterable[str]) -> Any:
+        """A model without weights (on the meta device) that has the modules of a configuration, and the optional parts
+        of tensors with these `names`.
+        """
+        with torch.device("meta"):
+            return self.cls(config, **self.constructor_arguments({name.split(".")[0] for name in names}))
 
 
 ENCODER = TaskSpec(name="encoder", cls=Hiera, output=Output, outputs=(), parts=("encoder",))

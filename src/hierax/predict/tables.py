@@ -83,11 +83,13 @@ def _write_parquet(results: Sequence[Classification], path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
+    from hierax.collection.store import path_text
+
     names = columns(results)
     kinds = [pa.float64() if name.startswith("probability") else pa.string() for name in names]
     rows = [row(result) for result in results]
     for one in rows:  # a file name, also in an error, may contain bytes that are not valid text
         for name in ("path", "error"):
             if name in one:
-                one[name] = os.fsencode(one[name]).decode("utf-8", "backslashreplace")
+                one[name] = path_text(one[name])
     parquet.write_table(pa.Table.from_pylist(rows, pa.schema(list(zip(names, kinds, strict=True)))), path)
