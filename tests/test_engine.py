@@ -82,6 +82,13 @@ def test_a_random_mask_is_drawn_where_none_is_given(shared: Shared) -> None:
     assert_same(out, direct(model, "mae", x))
 
 
+def computes_in_fp32(backend: str) -> bool:
+    """Whether bf16 is fp32 in truth: OpenVINO on a CPU without bf16, which the engine tells."""
+    from hierax.engine.backends.openvino import has_bf16
+
+    return backend == "openvino" and not has_bf16()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("task", ["features", "classification"])
 def test_in_bf16_the_direction_stays(backend: str, task: str, shared: Shared) -> None:
@@ -92,7 +99,7 @@ def test_in_bf16_the_direction_stays(backend: str, task: str, shared: Shared) ->
         assert ours[name].dtype == torch.float32
         cosine = torch.cosine_similarity(ours[name].flatten(1), tensor.flatten(1))
         assert cosine.min() >= 0.9995, name
-        assert relative(ours[name], tensor) > 1e-4, f"{name} is too close to be bf16"
+        assert relative(ours[name], tensor) > 1e-4 or computes_in_fp32(backend), f"{name} is too close to be bf16"
 
 
 def test_torch_compile_answers_as_the_model_does(monkeypatch: pytest.MonkeyPatch) -> None:

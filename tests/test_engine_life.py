@@ -36,6 +36,27 @@ def test_many_threads_at_once_get_their_own_answers(backend: str, shared: Shared
         assert_same(ours, theirs)
 
 
+def test_the_main_thread_computes_itself_and_others_share_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's helpers of a second thread would wait for those of the main thread."""
+    engine, threads = Engine(tiny("features"), precision="fp32", backend="torch", cache_dir=False), []
+    runner = engine._pool.get
+    monkeypatch.setattr(
+        engine._pool, "get", lambda *a, **k: threads.append(threading.current_thread()) or runner(*a, **k)
+    )
+    x = torch.zeros(1, 3, 64, 64)
+    ours = engine(pixel_values=x)
+    with ThreadPoolExecutor(2) as executor:
+        theirs = list(executor.map(lambda _: engine(pixel_values=x), range(4)))
+    for other in theirs:
+        assert_same(other, ours)
+    assert threads[0] is threading.main_thread()
+    assert len({*threads[1:]}) == 1
+    assert threads[1].name.startswith("hierax-engine")
+    monkeypatch.setattr("hierax.engine.engine.is_forked", lambda: True)  # whose main thread has no helpers
+    assert_same(engine(pixel_values=x), ours)
+    assert threads[-1] is threads[1]
+
+
 def test_a_closed_engine_refuses_whatever_it_is_given(tmp_path: Path) -> None:
     engine = Engine(tiny("mae"), precision="fp32", backend="torch")
     engine.close()

@@ -13,6 +13,7 @@ import sys
 import weakref
 from typing import Protocol
 
+_imported_by = os.getpid()
 _openvino_user: int | None = None  # the first process that compiled something with OpenVINO
 
 
@@ -47,6 +48,11 @@ def _in_child() -> None:
 def keep_forever(thing: object) -> None:
     """Never frees `thing`, not even when the interpreter ends: that would wait for threads that do not exist."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def is_forked() -> bool:
+    """Whether this process was forked from the one that imported this module."""
+    return os.getpid() != _imported_by
 
 
 def note_openvino() -> None:

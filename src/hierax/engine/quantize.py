@@ -33,15 +33,20 @@ def quantize(model: Any, batches: Inputs) -> Any:
     SmoothQuant is off, because its factors come from the extremes of the inputs. After calibration on crops of one
     photo, the pooled features of other photos had a cosine of 0.92 with it and of 0.999 without it (weights with
     a standard deviation of 0.05).
+
+    CPUs without VNNI add two products in 16 bits, which overflow. There, all weights get 7 bits instead of 8; femto's
+    logits then have a cosine of 0.9996 instead of 0.9984.
     """
     require("precision 'int8'", "nncf")
     import_openvino()
     nncf = import_nncf()
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
+    from nncf.quantization import advanced_parameters as advanced
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    plain = AdvancedQuantizationParameters(
-        smooth_quant_alphas=AdvancedSmoothQuantParameters(-1, -1),
+    fix = advanced.OverflowFix
+    plain = advanced.AdvancedQuantizationParameters(
+        overflow_fix=fix.FIRST_LAYER if torch.cpu._is_vnni_supported() else fix.ENABLE,
+        smooth_quant_alphas=advanced.AdvancedSmoothQuantParameters(-1, -1),
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
     )
     arrays = [{n: t.numpy() for n, t in zip(INPUTS, batch, strict=False)} for batch in batches]

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,11 +128,22 @@ def _answer(
     if not pixels:
         yield from waiting
         return
-    batch = torch.cat([*pixels, *pixels[-1:] * (batch_size - len(pixels))])
+    batch = joined([*pixels, *pixels[-1:] * (batch_size - len(pixels))])
     with torch.inference_mode():
         results = iter(ask(batch))
     for answer in waiting:
         yield answer if answer.pixels is None else Answer(answer.path, answer.pixels, next(results))
+
+
+def joined(pixels: Sequence[Tensor]) -> Tensor:
+    """The images of several tensors `[B, C, *size]` in one tensor.
+
+    NumPy copies in the calling thread. `torch.cat` copies in several threads, and waits for those that share a core
+    with the model or with a reader: 3 ms instead of 0.1 ms.
+    """
+    if len(pixels) == 1:
+        return pixels[0]
+    return torch.from_numpy(np.concatenate([one.numpy() for one in pixels]))
 
 
 def reading_threads() -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hierax.model.config import HieraConfig
 from hierax.predict.classify import probabilities
 from hierax.predict.features import stage_maps
-from hierax.predict.inputs import not_finite
+from hierax.predict.inputs import joined, not_finite
 from hierax.predict.predictor import Predictor
 from hierax.predict.reconstruct import reconstruct_batch
 from hierax.processing import DEFAULT_MAX_PIXELS, Preprocessing
@@ -250,7 +250,7 @@ class Service:
     def _classify(self, work: Work, items: Sequence[Tensor]) -> Sequence[Any]:
         predictor = self.models.predictor("classification")
         parts = self.in_parts(predictor.engine, items)
-        scores = [probabilities(predictor.call(torch.cat(part)).logits, predictor.config) for part in parts]
+        scores = [probabilities(predictor.call(joined(part)).logits, predictor.config) for part in parts]
         return [_checked(one, [one]) for part in scores for one in part]
 
     def _embed(self, work: Work, items: Sequence[Tensor]) -> Sequence[Any]:
@@ -258,7 +258,7 @@ class Service:
         extractor = self.extractor(layer)
         found: list[np.ndarray] = []
         for part in self.in_parts(extractor.engine, items):
-            (vectors,) = extractor(torch.cat(part), layers=[layer], l2=l2).values()
+            (vectors,) = extractor(joined(part), layers=[layer], l2=l2).values()
             found += list(vectors)
         return [_checked(one, [torch.from_numpy(one)]) for one in found]
 
@@ -267,12 +267,12 @@ class Service:
         assert self.collection is not None
         extractor, column = self.collection.extractor, cast(str, work.options)
         parts = self.in_parts(extractor.engine, items)
-        return [vector for part in parts for vector in extractor(torch.cat(part))[column]]
+        return [vector for part in parts for vector in extractor(joined(part))[column]]
 
     def _features(self, work: Work, items: Sequence[Tensor]) -> Sequence[Any]:
         predictor = self.models.predictor("maps")
         parts = self.in_parts(predictor.engine, items)
-        found = [one for part in parts for one in stage_maps(predictor, torch.cat(part))]
+        found = [one for part in parts for one in stage_maps(predictor, joined(part))]
         return [_checked(one.maps, one.maps.values()) for one in found]
 
     def _reconstruct(self, work: Work, items: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Any]:
@@ -281,7 +281,7 @@ class Service:
         predictor, done, found = self.models.predictor("mae"), 0, []
         for part in self.in_parts(predictor.engine, [pixels for pixels, _ in items]):
             keep = torch.cat([keep for _, keep in items[done : done + len(part)]])
-            found += reconstruct_batch(predictor, torch.cat(part), keep, statistics=statistics)
+            found += reconstruct_batch(predictor, joined(part), keep, statistics=statistics)
             done += len(part)
         return [_checked(one, [one[0], torch.tensor(one[1])]) for one in found]
 
@@ -300,7 +300,7 @@ class Service:
         known: list[Tensor | None] = [None] * len(items)
         if len(items) > 1 and all(pixels is not None for pixels in windows):
             parts = self.in_parts(predictor.engine, windows)
-            known = [one for part in parts for one in predictor.coarse_logits(torch.cat(part)).float().unbind()]
+            known = [one for part in parts for one in predictor.coarse_logits(joined(part)).float().unbind()]
         asked = zip(items, known, strict=True)
         return [steps.classes(Path("image"), image, logits=logits) for (steps, image), logits in asked]
 
@@ -317,7 +317,7 @@ class Service:
             head = self.models.get("head")
         found: list[Any] = []
         for part in self.in_parts(extractor.engine, items):
-            out = extractor.engine(pixel_values=torch.cat(part))
+            out = extractor.engine(pixel_values=joined(part))
             pooled = out.pooler_output.float().cpu()
             logits = None if head is None else head(pooled)
             states = [state.float().cpu().movedim(-1, 1) for state in (out.reshaped_hidden_states or ())[1:]]

@@ -9,6 +9,7 @@ import torch
 
 from hierax.model.registry import TASKS
 from hierax.predict.classify import probabilities
+from hierax.predict.inputs import joined
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,7 @@ def named_tensors(service: Service, names: Sequence[str], items: Sequence[Tensor
         return [_of_joint(names, found) for found in service.joint(items)]
     found: list[Any] = []
     for part in service.in_parts(engine, items):
-        out = engine(pixel_values=torch.cat(part))
+        out = engine(pixel_values=joined(part))
         found += [{name: _named(name, out, row, engine) for name in names} for row in range(len(part))]
     return found
 

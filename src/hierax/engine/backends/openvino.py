@@ -43,6 +43,11 @@ def shared_core() -> Any:
     return core
 
 
+def has_bf16() -> bool:
+    """Whether OpenVINO computes in bf16 on this CPU if it is asked to. It computes in float32 on CPUs without bf16."""
+    return "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def to_openvino(program: Program, example: tuple[Tensor, ...]) -> Any:
     """The program as an `openvino.Model` in float32, for any batch at the example's size.
 
@@ -185,6 +190,8 @@ class OpenVinoBackend:
         self._threads = threads or torch.get_num_threads()
         self._key = {**key, "openvino": ov.__version__}
         self._calibration = calibration
+        if precision == "bf16" and not has_bf16():
+            _log.warning("this CPU has no instructions for bf16: OpenVINO computes in fp32")
 
     def runner(self, shape: Shape) -> OpenVinoRunner:
         """A runner for any batch of a size."""
