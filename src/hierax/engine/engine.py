@@ -303,11 +303,10 @@ class Engine:
         return pixel_values.detach().float() if pixel_values.is_floating_point() else pixel_values
 
     def _run(self, pixels: Tensor, kept: Tensor | None, *, at_once: bool = False) -> list[Tensor]:
-        """`_run_here`; on a CPU, in the main thread or in the engine's own thread.
+        """`_run_here`; on a CPU, in the main thread (not of a forked child) or in the engine's own thread.
 
-        Every computing thread keeps memory of its own: with eight callers, an engine grew by 370 MiB. But if the main
-        thread calls, it computes itself: PyTorch's helpers of a second thread would wait for those of the main thread,
-        and an image of a small model took twice as long. In a forked child, those of the main thread do not exist.
+        Every computing thread keeps memory of its own: with eight callers, an engine grew by 370 MiB. If the main
+        thread calls, it computes itself: PyTorch's helpers of two threads would wait for each other (2 times as slow).
         """
         in_main = threading.current_thread() is threading.main_thread() and not is_forked()
         if self._thread is None or in_main:
