@@ -52,7 +52,7 @@ def test_the_main_thread_computes_itself_and_others_share_a_thread(monkeypatch: 
     assert threads[0] is threading.main_thread()
     assert len({*threads[1:]}) == 1
     assert threads[1].name.startswith("hierax-engine")
-    monkeypatch.setattr("hierax.engine.engine.is_forked", lambda: True)  # whose main thread has no helpers
+    monkeypatch.setattr("hierax.engine.forking._imported_by", -1)  # as in a forked child
     assert_same(engine(pixel_values=x), ours)
     assert threads[-1] is threads[1]
 

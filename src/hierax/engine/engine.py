@@ -22,7 +22,7 @@ from hierax.engine.backends.pytorch import SeldomRunner, TorchBackend
 from hierax.engine.calibration import ImageInputs, calibration_batches, source_digest
 from hierax.engine.context import renew_lock
 from hierax.engine.device_pixels import DevicePixels
-from hierax.engine.forking import follow, is_forked, keep_forever, openvino_is_lost
+from hierax.engine.forking import follow, in_main_thread, keep_forever, openvino_is_lost
 from hierax.engine.hardware import Choice, choose, fast_bf16
 from hierax.engine.memory import check_outputs, memory_errors
 from hierax.engine.opening import axes_of, cache_for, check_counts, check_inputs, model_for
@@ -303,13 +303,12 @@ class Engine:
         return pixel_values.detach().float() if pixel_values.is_floating_point() else pixel_values
 
     def _run(self, pixels: Tensor, kept: Tensor | None, *, at_once: bool = False) -> list[Tensor]:
-        """`_run_here`; on a CPU, in the main thread (not of a forked child) or in the engine's own thread.
+        """`_run_here`; on a CPU, in the main thread or in the engine's own thread.
 
         Every computing thread keeps memory of its own: with eight callers, an engine grew by 370 MiB. If the main
-        thread calls, it computes itself: PyTorch's helpers of two threads would wait for each other (2 times as slow).
+        thread calls, it computes itself: PyTorch's helpers of two threads wait for each other (2 times as slow).
         """
-        in_main = threading.current_thread() is threading.main_thread() and not is_forked()
-        if self._thread is None or in_main:
+        if self._thread is None or in_main_thread():
             return self._run_here(pixels, kept, at_once=at_once)
         try:
             return self._thread.submit(self._run_here, pixels, kept, at_once=at_once).result()

@@ -10,6 +10,7 @@ import ctypes
 import functools
 import os
 import sys
+import threading
 import weakref
 from typing import Protocol
 
@@ -50,9 +51,9 @@ def keep_forever(thing: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
-def is_forked() -> bool:
-    """Whether this process was forked from the one that imported this module."""
-    return os.getpid() != _imported_by
+def in_main_thread() -> bool:
+    """Whether this is the main thread. In a forked child, no thread is: PyTorch's helpers of it do not exist there."""
+    return threading.current_thread() is threading.main_thread() and os.getpid() == _imported_by
 
 
 def note_openvino() -> None:
