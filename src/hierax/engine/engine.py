@@ -305,8 +305,8 @@ class Engine:
     def _run(self, pixels: Tensor, kept: Tensor | None, *, at_once: bool = False) -> list[Tensor]:
         """`_run_here`; on a CPU, in the main thread or in the engine's own thread.
 
-        Every computing thread keeps memory of its own: with eight callers, an engine grew by 370 MiB. If the main
-        thread calls, it computes itself: PyTorch's helpers of two threads wait for each other (2 times as slow).
+        Every computing thread keeps memory: with eight callers, an engine grew by 370 MiB. But PyTorch's helpers of
+        two threads wait for each other, which takes twice as long: the main thread computes itself.
         """
         if self._thread is None or in_main_thread():
             return self._run_here(pixels, kept, at_once=at_once)
@@ -396,6 +396,5 @@ class Engine:
 
     @never_raises
     def __repr__(self) -> str:
-        size = "x".join(map(str, self.config.image_size))
-        name = type(self._model).__name__
+        size, name = "x".join(map(str, self.config.image_size)), type(self._model).__name__
         return f"Engine({name}, {self.precision} on {self.device} by {self.backend}, {size} pixels)"
