@@ -129,6 +129,8 @@ class Load:
         begin = due = time.perf_counter()
 
         async def send(number: int) -> None:
+            while idle and idle[-1].transport is None:  # the server has closed it, as it was idle for long
+                idle.pop()
             connection = idle.pop() if idle else await self.open()
             await self.one(connection, number, begin)
             if connection.transport is not None:

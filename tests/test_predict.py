@@ -19,7 +19,7 @@ from PIL import Image
 import hierax
 from hierax.predict.classify import Classification
 from hierax.predict.features import output_names
-from hierax.predict.inputs import stream
+from hierax.predict.inputs import joined, stream
 from hierax.predict.predictor import open_predictor, record_at
 from hierax.predict.tables import SUFFIXES, write_table
 from hierax.processing import ImageError, Preprocessing
@@ -371,3 +371,12 @@ def test_a_backend_by_name_keeps_all_threads() -> None:
     predictor = open_predictor("hierax/femto", inputs=60, device="cpu", **EXACT)
     assert predictor.engine is not None
     assert predictor.engine.threads is None
+
+
+def test_images_are_joined_as_torch_does_without_its_helpers() -> None:
+    parts = [torch.rand(count, 3, 8, 6) for count in (1, 2, 1)]
+    assert torch.equal(joined(parts), torch.cat(parts))
+    levels = [torch.randint(0, 256, (1, 3, 8, 6), dtype=torch.uint8) for _ in range(2)]
+    assert torch.equal(joined(levels), torch.cat(levels))
+    assert joined(levels).dtype == torch.uint8
+    assert joined(parts[:1]) is parts[0]
