@@ -7,20 +7,21 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hierax.processing import HieraImageProcessor, Preprocessing
+from hierax.train.probe import DECAYS, logistic_regression
 
 CROPS = 3  # of each training image, besides the whole image
 CROP_SIDE, CROP_SCALE = 128, (0.3, 1.0)  # what the student sees in training
-PENALTIES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # the best one on the validation images is taken
-BATCH, ITERATIONS = 32, 200
+BATCH = 32
 
 Features = Callable[[Tensor], Tensor]  # normalized pixels `[B, 3, side, side]` -> `[B, C]`
 
 
 def fitted(pictures: Path, features: Features, record: Preprocessing) -> tuple[nn.Linear, list[str], float]:
     """Fits the layer on `pictures/labeled/train`.
+
+    Of the decays of `hierax.train.probe`, the best one on the validation images is taken.
 
     Args:
         record: how the teacher normalizes images of its size. As in training, they are resized without cropping.
@@ -34,11 +35,13 @@ def fitted(pictures: Path, features: Features, record: Preprocessing) -> tuple[n
     training = _featured(pictures / "labeled" / "train", names, features, processor, crops=CROPS)
     validation = _featured(pictures / "labeled" / "val", names, features, processor, crops=0)
     mean, deviation = training[0].mean(0), training[0].std(0) + 1e-6
-    scaled = ((training[0] - mean) / deviation, training[1])
-    tried = [_regression(*scaled, classes=len(names), penalty=penalty) for penalty in PENALTIES]
-    for layer in tried:  # the scale of the features goes into the layer
-        layer.weight.data /= deviation
-        layer.bias.data -= layer.weight.data @ mean
+    scaled, tried = (training[0] - mean) / deviation, list[nn.Linear]()
+    for decay in DECAYS:
+        weight, bias = logistic_regression(scaled, training[1], classes=len(names), decay=decay)
+        layer = nn.Linear(training[0].shape[1], len(names)).requires_grad_(False)
+        layer.weight.copy_(weight.T / deviation)  # the scale of the features goes into the layer
+        layer.bias.copy_(bias - layer.weight @ mean)
+        tried.append(layer)
     shares = [float((layer(validation[0]).argmax(1) == validation[1]).double().mean()) for layer in tried]
     best = max(range(len(tried)), key=shares.__getitem__)
     return tried[best], names, shares[best]
@@ -66,20 +69,3 @@ def _views(image: Image.Image, crops: int, *, seed: int) -> Iterator[Image.Image
         left, top = draw.randint(0, image.width - side), draw.randint(0, image.height - side)
         crop = image.crop((left, top, left + side, top + side))
         yield crop.resize((CROP_SIDE, CROP_SIDE), Image.Resampling.BICUBIC)
-
-
-def _regression(features: Tensor, labels: Tensor, *, classes: int, penalty: float) -> nn.Linear:
-    """Logistic regression with the squared norm of the weights as penalty."""
-    layer = nn.Linear(features.shape[1], classes)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(layer(features), labels) + penalty * layer.weight.square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)  # pyright: ignore[reportArgumentType]
-    return layer.requires_grad_(False)

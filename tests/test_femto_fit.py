@@ -43,7 +43,8 @@ def test_the_layer_tells_the_categories_apart_for_images_that_it_has_not_seen(
         return torch.cat([pixels.mean((2, 3)), pixels.std((2, 3))], 1)
 
     record = IMAGENET.replace(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
-    layer, names, share = fit.fitted(pictures, features, record)
+    with torch.no_grad():  # as femto/teacher.py calls it
+        layer, names, share = fit.fitted(pictures, features, record)
     assert names == ["blue", "green", "red"]
     assert share == 1.0
     assert shapes == {(3, 32, 32)}

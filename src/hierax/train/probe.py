@@ -14,7 +14,7 @@ from hierax.model.pretrained import Pretrained
 from hierax.train.predictions import Inputs, count_samples, normalize, unreadable_samples
 
 PROBES = ("linear", "knn")
-_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _NUM_NEIGHBORS = 20
 _TEMPERATURE = 0.07
 
@@ -87,15 +87,17 @@ def linear(train: Tensor, labels: Tensor, test: Tensor, *, classes: int, seed: i
     order = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))
     validation, rest = order[: len(a) // 5], order[len(a) // 5 :]
     scores = []
-    for decay in _DECAYS:
-        weight, bias = _fit(a[rest], labels[rest], classes, decay)
+    for decay in DECAYS:
+        weight, bias = logistic_regression(a[rest], labels[rest], classes=classes, decay=decay)
         hits = (a[validation] @ weight + bias).argmax(1) == labels[validation]
         scores.append(hits.double().mean().item() if len(validation) else 0)
-    weight, bias = _fit(a, labels, classes, _DECAYS[max(range(len(scores)), key=scores.__getitem__)])
+    best = DECAYS[max(range(len(scores)), key=scores.__getitem__)]
+    weight, bias = logistic_regression(a, labels, classes=classes, decay=best)
     return (b @ weight + bias).argmax(1)
 
 
-def _fit(features: Tensor, labels: Tensor, classes: int, decay: float) -> tuple[Tensor, Tensor]:
+def logistic_regression(features: Tensor, labels: Tensor, *, classes: int, decay: float) -> tuple[Tensor, Tensor]:
+    """Weights `[C, K]` and biases `[K]` of a multinomial logistic regression on features `[N, C]` (L-BFGS)."""
     weight = torch.zeros(features.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
