@@ -21,22 +21,25 @@ import json
 import logging
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fit import fitted
+from fit import Features, fitted
 from hierax.digests import file_digest
 from hierax.processing import IMAGENET, Preprocessing
 from hierax.train.teacher import Teacher, open_teacher
 
 LIBRARY = "efficientnet_lite_pytorch"
 HALF, RECORD = "teacher.safetensors", "preprocessor_config.json"
+SHAPES = ({0: torch.export.Dim("batch")},)
 SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}
 
 
@@ -71,6 +74,27 @@ def network(size: str) -> Both:
         ) from None
     place = getattr(weights, f"Efficientnet{size.capitalize()}ModelFile").get_model_file_path()
     return Both(library.EfficientNet.from_pretrained(f"efficientnet-{size}", weights_path=place)).eval()
+
+
+def example(side: int) -> tuple[Tensor]:
+    """Pixels to export the network with."""
+    return (torch.randn(2, 3, side, side),)
+
+
+def write_onnx(made: Both, side: int, path: Path) -> Path:
+    """Writes the network as an ONNX file, with the outputs `logits` and `features`."""
+    names = ["logits", "features"]
+    torch.onnx.export(
+        made, example(side), path, dynamo=True, verbose=False, dynamic_shapes=SHAPES, input_names=["pixel_values"],
+        output_names=names,
+    )  # fmt: skip
+    return path
+
+
+def fast_features(path: Path) -> Features:
+    """The features of an ONNX file, which ONNX Runtime computes several times as fast as PyTorch."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda pixels: torch.from_numpy(session.run(["features"], {"pixel_values": pixels.numpy()})[0])
 
 
 def write_half(made: Both, size: str, out: Path) -> Path:
@@ -122,24 +146,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--categories writes onnx or pt2; a teacher for femto/gpu.py has the classes of ImageNet")
     a.out.mkdir(parents=True, exist_ok=True)
     side, path = SIZES[a.size], a.out / f"teacher.{a.format}"
-    example, shapes = (torch.randn(2, 3, side, side),), ({0: torch.export.Dim("batch")},)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         made = network(a.size)
         if a.categories:
-            made.head, names, share = fitted(a.categories, lambda pixels: made(pixels)[1], record_at(side))
+            with tempfile.TemporaryDirectory() as folder:
+                features = fast_features(write_onnx(made, side, Path(folder) / "teacher.onnx"))
+                made.head, names, share = fitted(a.categories, features, record_at(side))
             (a.out / "config.json").write_text(json.dumps({"id2label": dict(enumerate(names))}, indent=1) + "\n")
             print(f"{100 * share:.1f} % of the validation images")
         if a.format == "half":
             path = write_half(made, a.size, a.out)
         elif a.format == "pt2":
-            torch.export.save(torch.export.export(made, example, dynamic_shapes=shapes), path)
+            torch.export.save(torch.export.export(made, example(side), dynamic_shapes=SHAPES), path)
         else:
-            torch.onnx.export(
-                made, example, path, dynamo=True, verbose=False, dynamic_shapes=shapes, input_names=["pixel_values"],
-                output_names=["logits", "features"],
-            )  # fmt: skip
+            write_onnx(made, side, path)
     record = record_at(side)
     (a.out / RECORD).write_text(json.dumps(record.to_dict(), indent=1) + "\n")
     print(path)
