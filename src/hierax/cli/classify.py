@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +21,10 @@ from hierax.console import percent, progress, quantity, say, tell
 from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
+    from hierax.checkpoint.opened import Checkpoint
     from hierax.predict.classify import Classification, Prediction
+    from hierax.predict.predictor import Predictor
+    from hierax.predict.unfinished import UnfinishedTable
 
 SUMMARY = "classify images or videos"
 EPILOG = """Without --model the command uses hierax/femto, a small model that is part of the package. It classifies
@@ -31,7 +37,8 @@ seconds from the middle of the video. --views 5x3 uses five clips and three crop
   hierax classify clip.mp4 --model facebook/hiera_base_16x224.mae_k400_ft_k400 --views 5x3
 
 -o labels.csv writes a table with the columns path, label, probability, label2, probability2, ..., error.
-The suffix selects the format: .csv, .tsv, .jsonl (JSON Lines) or .parquet. The file is written at the end.
+The suffix selects the format: .csv, .tsv, .jsonl (JSON Lines) or .parquet. The file is written at the end. Until
+then, labels.csv.unfinished keeps the results; after an interruption, run the same command again to resume.
 The result for an image does not depend on the content of the other images. On hardware with bf16, the default
 is bf16. It changes probabilities by a few thousandths. --precision fp32 is exact. Few images run on PyTorch,
 many on a faster backend if one is installed; --backend selects one. In Python: hierax.classify.
@@ -62,37 +69,111 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.predict.classify import Classification, predictions
+    from hierax.predict.classify import Classification
     from hierax.predict.inputs import check_inputs
     from hierax.predict.predictor import FoundModel, open_predictor
-    from hierax.predict.tables import check_table, write_table
+    from hierax.predict.tables import check_table
 
     if arguments.output is not None:
         check_table(arguments.output, overwrite=arguments.overwrite)
     model = FoundModel(arguments.model)
     paths, problems = expand(arguments.images, clips=model.takes_clips)
-    results = [Classification(Path(problem.source), error=problem) for problem in problems]
+    wrong = [Classification(Path(problem.source), error=problem) for problem in problems]
     tally = Tally("" if arguments.json or arguments.output is not None else "--json lists all")
     width = min(max((len(str(path)) for path in paths), default=0), 40)
-    for result in results:
-        _write(result, tally, arguments, width=width)
-    if paths:
-        inputs = len(paths) * math.prod(arguments.views)
-        predictor = open_predictor(model.open(), **engine_options(arguments), inputs=inputs)
-        say_model(arguments.model, predictor)
-        check_inputs(predictor.config, paths)
-        if not predictor.config.is_video and (arguments.views != (1, 1) or arguments.per_view):
-            raise UserError("--views and --per-view are for videos, and this model takes images")
-        stream = predictions(predictor, paths, top_k=arguments.top_k, views=arguments.views)
-        with progress(stream, total=len(paths), what="classifying") as followed:
-            for result in followed:
-                _write(result, tally, arguments, width=width)
-                if arguments.output is not None:
-                    results.append(result)
-    if arguments.output is not None:
-        write_table(results, arguments.output, overwrite=arguments.overwrite)
-        say(f"wrote {arguments.output}: {quantity(len(results), 'row')}")
+    write = partial(_write, tally=tally, arguments=arguments, width=width)
+    for result in wrong:
+        write(result)
+    if not paths:
+        if arguments.output is not None:
+            _write_table(wrong, arguments)
+        return tally.end()
+    opened = model.open()
+    inputs = len(paths) * math.prod(arguments.views)
+    predictor = open_predictor(opened, **engine_options(arguments), inputs=inputs)
+    say_model(arguments.model, predictor)
+    check_inputs(predictor.config, paths)
+    if not predictor.config.is_video and (arguments.views != (1, 1) or arguments.per_view):
+        raise UserError("--views and --per-view are for videos, and this model takes images")
+    table = None if arguments.output is None else _unfinished(predictor, opened, arguments)
+    with _kept(table):
+        results = _classify(predictor, paths, table, arguments, write)
+        if arguments.output is not None:
+            _write_table([*wrong, *results], arguments)
     return tally.end()
+
+
+def _classify(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    table: UnfinishedTable | None,
+    arguments: argparse.Namespace,
+    write: Callable[[Classification], None],
+) -> list[Classification]:
+    """Writes the result for each file; with a table, also returns them, in the order of the files."""
+    from hierax.predict.classify import Classification, predictions
+
+    done = dict[Path, Classification]()
+    if table is not None:
+        kept = {path: values for path in paths if (values := table.get(path)) is not None}
+        done = {path: Classification.from_dict(path, values) for path, values in kept.items()}
+    if done:
+        say(f"{quantity(len(done), 'result')} of {len(paths):,} are already there")
+    for result in done.values():
+        write(result)
+    left = [path for path in paths if path not in done]
+    stream = predictions(predictor, left, top_k=arguments.top_k, views=arguments.views)
+    with progress(stream, total=len(left), what="classifying") as followed:
+        for result in followed:
+            write(result)
+            if table is not None:
+                done[result.path] = result
+                if result.error is None:
+                    table.add(result.path, result.to_dict(per_view=True))
+    return [done[path] for path in paths if path in done]
+
+
+def _write_table(results: Sequence[Classification], arguments: argparse.Namespace) -> None:
+    from hierax.predict.tables import write_table
+
+    write_table(results, arguments.output, overwrite=arguments.overwrite)
+    say(f"wrote {arguments.output}: {quantity(len(results), 'row')}")
+
+
+def _unfinished(
+    predictor: Predictor, model: Checkpoint | str | os.PathLike[str], arguments: argparse.Namespace
+) -> UnfinishedTable:
+    """The file that keeps the results, with those of an earlier command that was interrupted."""
+    from hierax.checkpoint.opened import Checkpoint
+    from hierax.digests import tensors_digest
+    from hierax.predict.unfinished import UnfinishedTable
+
+    engine = predictor.engine
+    assert engine is not None
+    exported = "" if engine.exported is None else engine.exported.digest
+    weights = tensors_digest(model.tensors) if isinstance(model, Checkpoint) else exported
+    settings = {
+        "model": [weights, predictor.config.to_json()],
+        "preprocessing": predictor.preprocessing.to_dict(),
+        "precision": engine.precision,
+        "top_k": arguments.top_k,
+        "views": arguments.views,
+    }
+    return UnfinishedTable(arguments.output, settings, overwrite=arguments.overwrite)
+
+
+@contextmanager
+def _kept(table: UnfinishedTable | None) -> Iterator[None]:
+    """Deletes the unfinished table at the end. After an interruption or an error, it says where the results are."""
+    try:
+        yield
+    except BaseException:
+        if table is not None and table.count:
+            table.close()
+            say(f"{table.path} keeps {quantity(table.count, 'result')}; run the same command again to resume")
+        raise
+    if table is not None:
+        table.close(delete=True)
 
 
 def _write(result: Classification, tally: Tally, arguments: argparse.Namespace, *, width: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,19 @@ class Classification:
                 for v in self.views
             ]
         return values
+
+    @classmethod
+    def from_dict(cls, path: Path, values: Mapping[str, Any]) -> Classification:
+        """The result of which `to_dict(per_view=True)` made this dict."""
+        views = [
+            View(view["start"], view["end"], view["crop"], _from_dicts(view["predictions"]))
+            for view in values.get("views", ())
+        ]
+        return cls(path, _from_dicts(values["predictions"]), tuple(views))
+
+
+def _from_dicts(predictions: Iterable[Mapping[str, Any]]) -> tuple[Prediction, ...]:
+    return tuple(Prediction(**values) for values in predictions)
 
 
 def classify(
