@@ -18,6 +18,7 @@ from hierax.cli.parsing import parse
 from hierax.detection import FoundObject, detect, open_detection, open_detector
 from hierax.detection.drawing import color_of, draw_objects
 from hierax.detection.masks import encode
+from hierax.predict.unfinished import UnfinishedResults
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 
@@ -185,6 +186,40 @@ def test_detect_prints_json_and_counts_what_cannot_be_read(place: Path, tmp_path
     assert set(lines[0]["objects"][0]) == {"label", "score", "bbox"}
     assert "error" in lines[1]
     assert "bad.png" in err
+
+
+@pytest.mark.parametrize("task", ["detect", "instances"])
+def test_detect_resumes(task: str, place: Path, tmp_path: Path, run: Hierax, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "a", 3)
+    words = ("detect", tmp_path / "a", "--model", place / task, "--threshold", "0", "--json")
+    code, whole, _ = run(*words, "-o", tmp_path / "whole")
+    assert code == 0
+    real, out = UnfinishedResults.add, tmp_path / "out"
+
+    def add(self: UnfinishedResults, *result: Any) -> None:
+        if self.count == 2:
+            raise KeyboardInterrupt
+        real(self, *result)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(UnfinishedResults, "add", add)
+        code, _, err = run(*words, "-o", out)
+    assert code == 130
+    assert f"{out / 'detections.json.unfinished'} keeps 2 results; run the same command again to resume" in err
+    (out / "1.png").unlink()
+    before = (out / "0.png").stat().st_ino
+    code, shown, err = run(*words, "-o", out)
+    assert code == 0
+    assert "1 of 3 results are already there" in err
+    assert [json.loads(line) for line in shown.replace(str(out), str(tmp_path / "whole")).splitlines()] == [
+        json.loads(line) for line in whole.splitlines()
+    ]
+    assert (out / "0.png").stat().st_ino == before
+    for name in ("0.png", "1.png", "2.png", "detections.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list(out.glob("*.unfinished"))
+    code, _, err = run(*words, "-o", out)
+    assert (code, "would be replaced" in err) == (2, True)
 
 
 @pytest.mark.parametrize("value", ["2", "-1", "half", "nan"])

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from hierax.predict import classify
-from hierax.predict.unfinished import UnfinishedTable
+from hierax.predict.unfinished import UnfinishedResults
 
 if TYPE_CHECKING:
     from command_line import Run
@@ -92,7 +92,7 @@ def test_the_same_command_resumes(
     classified.clear()
     code, _, err = run(*command)
     assert code == 0
-    assert "hierax: 3 results of 5 are already there" in err.splitlines()
+    assert "hierax: 3 of 5 results are already there" in err.splitlines()
     assert classified == ["3.png", "4.png"]
     assert rows() == whole
     assert not UNFINISHED.exists()
@@ -186,9 +186,92 @@ def test_overwrite_resumes_too(run: Run, command: list[str], classified: list[st
 def test_another_file_of_this_name_is_not_replaced(run: Run, command: list[str]) -> None:
     UNFINISHED.write_text("my notes\n")
     code, _, err = run(*command)
-    problem = "hierax: labels.csv.unfinished: not an unfinished table; delete it, or pass --overwrite"
+    problem = "hierax: labels.csv.unfinished: not written by an unfinished command; delete it, or pass --overwrite"
     assert (code, err.splitlines()[-1]) == (2, problem)
     assert UNFINISHED.read_text() == "my notes\n"
+
+
+# -- commands that write files for each image
+
+
+@pytest.fixture(params=["features", "explain", "segment"])
+def writing(request: pytest.FixtureRequest, command: list[str], segmenter_folder: str) -> list[str]:
+    """A command that writes files for each of five images."""
+    model = segmenter_folder if request.param == "segment" else command[3]
+    return [request.param, "five", "--model", model, "-o", "out"]
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """Lets the next command end with Ctrl-C when it has kept some results."""
+    real = UnfinishedResults.add
+
+    def add(self: UnfinishedResults, *result: Any) -> None:
+        if self.count == after:
+            monkeypatch.setattr(UnfinishedResults, "add", real)
+            raise KeyboardInterrupt
+        real(self, *result)
+
+    monkeypatch.setattr(UnfinishedResults, "add", add)
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def replaced(folder: str, work: Callable[[], Any]) -> set[str]:
+    """The names of the files that `work` writes."""
+    before = {path.name: path.stat().st_ino for path in Path(folder).iterdir()}
+    work()
+    return {path.name for path in Path(folder).iterdir() if before.get(path.name) != path.stat().st_ino}
+
+
+def test_files_that_are_written_are_not_written_again(
+    run: Run, writing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, whole, _ = run(*writing[:-1], "whole")
+    assert code == 0
+    interrupt(monkeypatch, after=3)
+    code, _, err = run(*writing)
+    assert code == 130
+    place = f"out/{writing[0]}.unfinished"
+    assert err.splitlines()[-2:] == [
+        f"hierax: {place} keeps 3 results; run the same command again to resume",
+        "hierax: interrupted",
+    ]
+    results = list[tuple[int, str, str]]()
+    written = replaced("out", lambda: results.append(run(*writing)))
+    ((code, out, err),) = results
+    assert code == 0
+    assert {name[0] for name in written} == {"3", "4"}
+    assert contents("out") == contents("whole")
+    assert out == whole.replace("whole/", "out/")
+    assert "hierax: 3 of 5 results are already there" in err.splitlines()
+    code, _, err = run(*writing)
+    assert code == 2
+    assert "more would be replaced; choose another folder, or pass --overwrite" in err
+
+
+def test_deleted_files_and_changed_images_are_written_again(
+    run: Run, writing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, after=4)
+    assert run(*writing)[0] == 130
+    Path("out/1.png").unlink()
+    Image.new("RGB", (50, 50), "blue").save("five/2.png")
+    written = replaced("out", lambda: run(*writing, "--json"))
+    assert {name[0] for name in written} == {"1", "2", "4"}
+    assert run(*writing[:-1], "whole")[0] == 0
+    assert contents("out") == contents("whole")
+
+
+def test_files_of_other_settings_are_not_mixed(run: Run, writing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(monkeypatch, after=3)
+    assert run(*writing)[0] == 130
+    before = contents("out")
+    code, _, err = run(*writing, "--size", "96")
+    assert code == 2
+    assert f"out/{writing[0]}.unfinished has 3 results of other settings (preprocessing)" in err
+    assert contents("out") == before
 
 
 def test_names_that_are_not_text_and_tables_with_the_longest_names(tmp_path: Path) -> None:
@@ -198,11 +281,11 @@ def test_names_that_are_not_text_and_tables_with_the_longest_names(tmp_path: Pat
     except OSError:
         pytest.skip("this disk has only names of valid text")
     table = tmp_path / ("t" * 251 + ".csv")
-    first = UnfinishedTable(table, {"top_k": 1})
+    first = UnfinishedResults(table, {"top_k": 1})
     first.add(image, {"label": "ä"})
     first.close()
-    assert UnfinishedTable(table, {"top_k": 1}).get(image) == {"label": "ä"}
-    assert UnfinishedTable(table, {"top_k": 1}).get(tmp_path / "other.png") is None
+    assert UnfinishedResults(table, {"top_k": 1}).get(image) == {"label": "ä"}
+    assert UnfinishedResults(table, {"top_k": 1}).get(tmp_path / "other.png") is None
 
 
 def test_the_views_of_a_video_come_back() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +14,15 @@ from hierax.cli.clips import add_views
 from hierax.cli.inputs import add_images
 from hierax.cli.loading import add_model, engine_options, positive, say_model
 from hierax.cli.outputs import add_json, add_overwrite, output_file
+from hierax.cli.resuming import kept, say_resumed, unfinished
 from hierax.cli.terminal import Tally, UserError
 from hierax.console import percent, progress, quantity, say, tell
 from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
-    from hierax.checkpoint.opened import Checkpoint
     from hierax.predict.classify import Classification, Prediction
     from hierax.predict.predictor import Predictor
-    from hierax.predict.unfinished import UnfinishedTable
+    from hierax.predict.unfinished import UnfinishedResults
 
 SUMMARY = "classify images or videos"
 EPILOG = """Without --model the command uses hierax/femto, a small model that is part of the package. It classifies
@@ -95,8 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     check_inputs(predictor.config, paths)
     if not predictor.config.is_video and (arguments.views != (1, 1) or arguments.per_view):
         raise UserError("--views and --per-view are for videos, and this model takes images")
-    table = None if arguments.output is None else _unfinished(predictor, opened, arguments)
-    with _kept(table):
+    table = (
+        None
+        if arguments.output is None
+        else unfinished(arguments.output, arguments, predictor, opened, "top_k", "views")
+    )
+    with kept(table):
         results = _classify(predictor, paths, table, arguments, write)
         if arguments.output is not None:
             _write_table([*wrong, *results], arguments)
@@ -106,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _classify(
     predictor: Predictor,
     paths: Sequence[Path],
-    table: UnfinishedTable | None,
+    table: UnfinishedResults | None,
     arguments: argparse.Namespace,
     write: Callable[[Classification], None],
 ) -> list[Classification]:
@@ -115,10 +117,9 @@ def _classify(
 
     done = dict[Path, Classification]()
     if table is not None:
-        kept = {path: values for path in paths if (values := table.get(path)) is not None}
-        done = {path: Classification.from_dict(path, values) for path, values in kept.items()}
-    if done:
-        say(f"{quantity(len(done), 'result')} of {len(paths):,} are already there")
+        found = {path: values for path in paths if (values := table.get(path)) is not None}
+        done = {path: Classification.from_dict(path, values) for path, values in found.items()}
+    say_resumed(len(done), len(paths))
     for result in done.values():
         write(result)
     left = [path for path in paths if path not in done]
@@ -138,42 +139,6 @@ def _write_table(results: Sequence[Classification], arguments: argparse.Namespac
 
     write_table(results, arguments.output, overwrite=arguments.overwrite)
     say(f"wrote {arguments.output}: {quantity(len(results), 'row')}")
-
-
-def _unfinished(
-    predictor: Predictor, model: Checkpoint | str | os.PathLike[str], arguments: argparse.Namespace
-) -> UnfinishedTable:
-    """The file that keeps the results, with those of an earlier command that was interrupted."""
-    from hierax.checkpoint.opened import Checkpoint
-    from hierax.digests import tensors_digest
-    from hierax.predict.unfinished import UnfinishedTable
-
-    engine = predictor.engine
-    assert engine is not None
-    exported = "" if engine.exported is None else engine.exported.digest
-    weights = tensors_digest(model.tensors) if isinstance(model, Checkpoint) else exported
-    settings = {
-        "model": [weights, predictor.config.to_json()],
-        "preprocessing": predictor.preprocessing.to_dict(),
-        "precision": engine.precision,
-        "top_k": arguments.top_k,
-        "views": arguments.views,
-    }
-    return UnfinishedTable(arguments.output, settings, overwrite=arguments.overwrite)
-
-
-@contextmanager
-def _kept(table: UnfinishedTable | None) -> Iterator[None]:
-    """Deletes the unfinished table at the end. After an interruption or an error, it says where the results are."""
-    try:
-        yield
-    except BaseException:
-        if table is not None and table.count:
-            table.close()
-            say(f"{table.path} keeps {quantity(table.count, 'result')}; run the same command again to resume")
-        raise
-    if table is not None:
-        table.close(delete=True)
 
 
 def _write(result: Classification, tally: Tally, arguments: argparse.Namespace, *, width: int) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.inputs import add_images, tally_of
 from hierax.cli.loading import add_batch_size, add_device, add_max_pixels, add_size, positive, say_model
 from hierax.cli.outputs import add_json, add_output_folder, add_overwrite
+from hierax.cli.resuming import Line, may_replace, unfinished, write_files
 from hierax.cli.terminal import UserError
-from hierax.console import percent, progress, tell
+from hierax.console import percent
 from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ If images have the same name, their folders are added to the names of the files 
 needs no classifier.
 The model runs in PyTorch and fp32, because gradients are needed. A video classifier explains the clip in the
 middle of a video (needs PyAV: pip install 'av>=17.1'), as an animation NAME.gif. In Python: hierax.explain.
+After an interruption, run the same command again to resume.
 --json prints one object per file (JSON Lines):
   {"path": "cat.jpg", "labels": [{"label": "mammals", "index": 14, "probability": 0.31}], "arrays": "heat/cat.npz",
    "image": "heat/cat.png"}"""
@@ -78,22 +81,23 @@ def run(arguments: argparse.Namespace) -> int:
     tally = tally_of(problems, as_json=arguments.json)
     if not paths:
         return tally.end()
+    kept_in = Path(arguments.output, "explain")
     # errors about files are reported before a model is downloaded
-    files = feature_files(paths, arguments.output, overwrite=arguments.overwrite, clips=video)
+    files = feature_files(paths, arguments.output, overwrite=may_replace(kept_in, arguments), clips=video)
     options = {name: getattr(arguments, name) for name in ("method", "size", "whole", "device")}
     limits = {name: getattr(arguments, name) for name in ("batch_size", "max_pixels")}
-    predictor = open_explainer(model.open(), **options, **limits)
+    opened = model.open()
+    predictor = open_explainer(opened, **options, **limits)
     say_model(arguments.model, predictor)
-    results = write_explanations(
-        predictor, paths, files, labels=arguments.label, top_k=arguments.top_k, method=arguments.method
-    )
-    with progress(results, total=len(paths), what="explaining") as followed:
-        for result in followed:
-            tally.add(result.error)
-            if arguments.json:
-                print(json.dumps(result.to_dict()), flush=True)
-            elif result.error is None:
-                tell(f"{result.path}: {result.arrays}, {result.image}{_labels(result)}")
+    asked = {"labels": arguments.label, "top_k": arguments.top_k, "method": arguments.method}
+
+    def work(paths: Sequence[Path], files: Sequence[tuple[Path, Path]]) -> Iterator[Line]:
+        for result in write_explanations(predictor, paths, files, **asked):
+            text = f"{result.path}: {result.arrays}, {result.image}{_labels(result)}"
+            yield Line(result.path, result.error, result.to_dict(), text)
+
+    results = unfinished(kept_in, arguments, predictor, opened, "label", "top_k", "method")
+    write_files(results, paths, files, work, tally, as_json=arguments.json, what="explaining")
     return tally.end()
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hierax.cli.inputs import add_images, tally_of
 from hierax.cli.loading import add_model, engine_options, say_model
 from hierax.cli.outputs import add_json, add_output_folder, add_overwrite
+from hierax.cli.resuming import Line, may_replace, unfinished, write_files
 from hierax.cli.terminal import UserError
-from hierax.console import progress, tell
 from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ A video model writes the maps of the clip in the middle of a video (needs PyAV: 
 The maps then have a time axis before height, and NAME.gif is an animation of them.
 Without --model the command uses hierax/femto, a small model that is part of the package.
 `hierax models` lists larger models, which are downloaded. In Python: hierax.features.
+After an interruption, run the same command again to resume.
 --json prints one object per file (JSON Lines):
   {"path": "cat.jpg", "arrays": "maps/cat.npz", "image": "maps/cat.png"}"""
 
@@ -55,10 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
     tally = tally_of(problems, as_json=arguments.json)
     if not paths:
         return tally.end()
+    kept_in = Path(arguments.output, "features")
     # errors about files are reported before a model is downloaded
-    files = feature_files(paths, arguments.output, overwrite=arguments.overwrite, clips=video)
+    files = feature_files(paths, arguments.output, overwrite=may_replace(kept_in, arguments), clips=video)
+    opened = model.open()
     predictor = open_features(
-        model.open(),
+        opened,
         attention=arguments.attention,
         whole=arguments.whole,
         **engine_options(arguments),
@@ -66,14 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     say_model(arguments.model, predictor)
     check_inputs(predictor.config, paths)
-    results = write_features(predictor, paths, files, attention=arguments.attention)
-    with progress(results, total=len(paths), what="writing features") as followed:
-        for result in followed:
-            tally.add(result.error)
-            if arguments.json:
-                print(json.dumps(as_json(result)), flush=True)
-            elif result.error is None:
-                tell(f"{result.path}: {result.arrays}, {result.image}")
+
+    def work(paths: Sequence[Path], files: Sequence[tuple[Path, Path]]) -> Iterator[Line]:
+        for result in write_features(predictor, paths, files, attention=arguments.attention):
+            yield Line(result.path, result.error, as_json(result), f"{result.path}: {result.arrays}, {result.image}")
+
+    results = unfinished(kept_in, arguments, predictor, opened, "attention")
+    write_files(results, paths, files, work, tally, as_json=arguments.json, what="writing features")
     return tally.end()
 
 

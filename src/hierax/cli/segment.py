@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hierax.cli.inputs import add_images, tally_of
@@ -19,13 +19,11 @@ from hierax.cli.loading import (
     say_model,
 )
 from hierax.cli.outputs import add_json, add_output_folder, add_overwrite
-from hierax.cli.terminal import Tally
-from hierax.console import FEW, ProgressDisplay, percent, progress, tell
+from hierax.cli.resuming import Line, may_replace, unfinished, write_files
+from hierax.console import FEW, ProgressDisplay, percent
 from hierax.processing.inputs import expand
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from hierax.predict.segment import Segmentation
     from hierax.predict.segmentation_files import SegmentationFiles
 
@@ -43,6 +41,7 @@ The whole image is used. Its shorter side is resized as in training, or to --siz
 A model input that is longer than --window is cut into windows, which overlap. Each window counts less
 towards its border, so that no seams are seen. The default is twice the native size of the model.
 In Python: hierax.segment.
+After an interruption, run the same command again to resume.
 --json prints one object per file (JSON Lines):
   {"path": "street.jpg", "width": 2048, "height": 1536, "areas": [{"label": "road", "index": 1, "pixels": 1302528,
    "share": 0.414, "color": [128, 0, 0]}, ...], "mask": "out/street.png", "overlay": "out/street-overlay.jpg"}"""
@@ -95,36 +94,28 @@ def run(arguments: argparse.Namespace) -> int:
     tally = tally_of(problems, as_json=arguments.json)
     if not paths:
         return tally.end()
+    kept_in = Path(arguments.output, "segment")
     # errors about files are reported before a model is downloaded
-    files = segmentation_files(paths, arguments.output, overwrite=arguments.overwrite)
-    predictor = open_segmenter(
-        model.open(), full_size=arguments.full_size, **engine_options(arguments), inputs=len(paths)
-    )
+    files = segmentation_files(paths, arguments.output, overwrite=may_replace(kept_in, arguments))
+    opened = model.open()
+    predictor = open_segmenter(opened, full_size=arguments.full_size, **engine_options(arguments), inputs=len(paths))
     say_model(arguments.model, predictor)
     few = len(paths) <= FEW  # then no progress of images is shown
     with _window_progress(quiet=not few) as on_window:
-        results = segmentations(
-            predictor, paths, window=arguments.window, overlap=arguments.overlap, on_window=on_window
-        )
-        _write(results, files, arguments, tally)
+
+        def work(paths: Sequence[Path], files: Sequence[SegmentationFiles]) -> Iterator[Line]:
+            found = segmentations(
+                predictor, paths, window=arguments.window, overlap=arguments.overlap, on_window=on_window
+            )
+            for (result, image), places in zip(found, files, strict=True):
+                if result.error is None:
+                    result.write(places, image)
+                text = f"{result.path}: {places.mask}   {_largest(result)}"
+                yield Line(result.path, result.error, as_json(result, places), text)
+
+        results = unfinished(kept_in, arguments, predictor, opened, "window", "overlap")
+        write_files(results, paths, files, work, tally, as_json=arguments.json, what="segmenting")
     return tally.end()
-
-
-def _write(
-    results: Iterable[tuple[Segmentation, Image.Image | None]],
-    files: Sequence[SegmentationFiles],
-    arguments: argparse.Namespace,
-    tally: Tally,
-) -> None:
-    with progress(zip(results, files, strict=True), total=len(files), what="segmenting") as followed:
-        for (result, image), places in followed:
-            tally.add(result.error)
-            if result.error is None:
-                result.write(places, image)
-            if arguments.json:
-                print(json.dumps(as_json(result, places)), flush=True)
-            elif result.error is None:
-                tell(f"{result.path}: {places.mask}   {_largest(result)}")
 
 
 @contextmanager

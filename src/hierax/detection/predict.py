@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -70,6 +70,17 @@ class Detection:
         overlay = {} if self.overlay is None else {"overlay": str(self.overlay)}
         return {"path": str(self.path), "width": self.width, "height": self.height, "objects": objects, **overlay}
 
+    def to_stored(self) -> dict[str, Any]:
+        """All that was found, unrounded, as JSON values without the names of files and classes."""
+        return {"size": [self.width, self.height], "objects": [astuple(one) for one in self.objects]}
+
+    @classmethod
+    def from_stored(cls, path: Path, values: Mapping[str, Any], classes: Sequence[str], overlay: Path) -> Detection:
+        """The result of which `to_stored` made these values."""
+        objects = (FoundObject(tuple(box), *rest) for box, *rest in values["objects"])
+        width, height = values["size"]
+        return cls(path, width, height, tuple(objects), tuple(classes), overlay)
+
 
 def detect(
     images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -124,7 +135,7 @@ def detections(
 
 @dataclass(frozen=True)
 class DetectionFiles:
-    """The files that `write_detections` writes: the COCO file, and an overlay for each image."""
+    """The files that `hierax detect` writes: the COCO file, and an overlay for each image."""
 
     results: Path
     overlays: tuple[Path, ...]
@@ -150,23 +161,24 @@ def detection_files(
     return DetectionFiles(files[0], overlays)
 
 
-def write_detections(
-    detector: Detector, found: Iterable[tuple[Detection, Image.Image | None]], files: DetectionFiles
+def write_overlays(
+    found: Iterable[tuple[Detection, Image.Image | None]], overlays: Sequence[Path], classes: Sequence[str]
 ) -> Iterator[Detection]:
-    """Writes an overlay for each result of `detections`, and yields it with the path; writes the COCO file at the
-    end.
-    """
-    done: list[Detection] = []
-    for (one, image), overlay in zip(found, files.overlays, strict=True):
+    """Writes an overlay for each result of `detections`, and yields it with the path."""
+    for (one, image), overlay in zip(found, overlays, strict=True):
         if image is None:
             yield one
             continue
         with atomic_write(overlay, sync=False) as part:
-            draw_objects(image, one.objects, detector.classes).save(part)
-        done.append(replace(one, overlay=overlay))
-        yield done[-1]
-    with atomic_write(files.results) as part:
-        part.write_text(json.dumps(coco_form(detector, done), indent=1) + "\n", encoding="utf-8")
+            draw_objects(image, one.objects, classes).save(part)
+        yield replace(one, overlay=overlay)
+
+
+def write_results(detector: Detector, detections: Sequence[Detection], path: Path) -> None:
+    """Writes the results of the images that could be read as a COCO file."""
+    values = coco_form(detector, [one for one in detections if one.error is None])
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def coco_form(detector: Detector, detections: Sequence[Detection]) -> dict[str, Any]:

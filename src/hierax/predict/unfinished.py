@@ -1,4 +1,4 @@
-"""Keeps the results of an unfinished table on the disk, so that the same command can be run again to resume."""
+"""Keeps the results of a command that is not finished, so that the same command can be run again to resume."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ SUFFIX = ".unfinished"
 _LONGEST = 240  # bytes of a file name, which has at most 255 on most disks
 
 
-class UnfinishedTable:
-    """Results that are kept beside a table until the table is written: `labels.csv.unfinished` beside `labels.csv`.
+def unfinished_path(output: Path) -> Path:
+    """The file that keeps the results for an output: `labels.csv.unfinished` for `labels.csv`."""
+    name = output.name
+    if len(os.fsencode(name)) > _LONGEST - len(SUFFIX):
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return output.with_name(name + SUFFIX)
+
+
+class UnfinishedResults:
+    """Results that are kept until a command is finished: `labels.csv.unfinished` until `labels.csv` is written.
 
     It is a JSON Lines file: first the settings, then an object for each result, with the size and the time of the
     file that it is the result of. It is created with the first result. A line that a kill left incomplete is removed.
@@ -26,7 +34,7 @@ class UnfinishedTable:
         count: number of results in it.
 
     Args:
-        table: the path of the table.
+        output: the file or the name that they belong to; see `unfinished_path`.
         settings: everything but the inputs that results depend on, as JSON values.
         overwrite: replace a file of other settings.
 
@@ -34,11 +42,8 @@ class UnfinishedTable:
         ValueError: there is a file, but it has other settings and `overwrite` is False, or it has another content.
     """
 
-    def __init__(self, table: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        name = table.name
-        if len(os.fsencode(name)) > _LONGEST - len(SUFFIX):
-            name = hashlib.sha256(os.fsencode(name)).hexdigest()
-        self.path = table.with_name(name + SUFFIX)
+    def __init__(self, output: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        self.path = unfinished_path(output)
         self._settings = json.loads(json.dumps(settings))
         self._found: dict[str, dict[str, Any]] = {}
         self._size = 0
@@ -56,7 +61,7 @@ class UnfinishedTable:
         if not isinstance(known, dict):
             if overwrite or not complete:
                 return
-            raise ValueError(f"{self.path}: not an unfinished table; delete it, or pass --overwrite")
+            raise ValueError(f"{self.path}: not written by an unfinished command; delete it, or pass --overwrite")
         if different := [name for name in {**known, **self._settings} if known.get(name) != self._settings.get(name)]:
             if overwrite:
                 return
@@ -96,7 +101,7 @@ class UnfinishedTable:
         return file
 
     def close(self, *, delete: bool = False) -> None:
-        """Closes the file; with `delete`, removes it, because the table is written."""
+        """Closes the file; with `delete`, removes it, because the command is finished."""
         if self._file is not None:
             self._file.close()
         if delete:
