@@ -1,8 +1,9 @@
 """Puts trained checkpoints into the package: half precision, license, what was measured, the report of int8.
 
-    python femto/ship.py --classifier RUN --mae RUN --measured OUT
+    python femto/ship.py [--classifier RUN] [--mae RUN] --measured OUT
 
-RUN are runs of `hierax finetune` and `hierax pretrain` (or of femto/gpu.py), OUT is the folder of femto/measure.py.
+RUN are runs of `hierax finetune` and `hierax pretrain` (or of femto/gpu.py), OUT is the folder of femto/measure.py. A
+checkpoint that is not given stays as it is.
 """
 
 import argparse
@@ -37,16 +38,18 @@ def ship(source: Path, name: str, metrics: dict[str, object]) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes both."""
+    """Writes those that are given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classifier", type=Path, required=True)
-    parser.add_argument("--mae", type=Path, required=True)
+    parser.add_argument("--classifier", type=Path)
+    parser.add_argument("--mae", type=Path)
     parser.add_argument("--measured", type=Path, required=True)
     a = parser.parse_args(argv)
     metrics = json.loads((a.measured / "metrics.json").read_text())
     for source, name in ((a.classifier, "femto"), (a.mae, "femto.mae")):
-        ship(source, name, metrics.get(name, {}))
-    shutil.copy(a.measured / "parity.json", ASSETS / "femto" / "int8-parity.json")
+        if source is not None:
+            ship(source, name, metrics.get(name, {}))
+    if a.classifier is not None:
+        shutil.copy(a.measured / "parity.json", ASSETS / "femto" / "int8-parity.json")
     return 0
 
 
