@@ -104,6 +104,14 @@ def test_a_table_that_is_written_at_once_leaves_no_other_file(run: Run, command:
     assert set(os.listdir()) - before == {"labels.csv"}
 
 
+def test_a_table_in_a_new_folder(run: Run, command: list[str], stop: Stop) -> None:
+    stop(2, KeyboardInterrupt())
+    assert run(*command[:-1], "new/deep/labels.csv")[0] == 130
+    assert os.listdir("new/deep") == ["labels.csv.unfinished"]
+    assert run(*command[:-1], "new/deep/labels.csv")[0] == 0
+    assert os.listdir("new/deep") == ["labels.csv"]
+
+
 def test_an_error_before_the_first_result_leaves_no_file_and_no_advice(
     run: Run, command: list[str], stop: Stop
 ) -> None:

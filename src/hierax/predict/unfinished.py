@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from hierax.atomic import name_in_errors
+from hierax.atomic import make_folder, name_in_errors
 
 SUFFIX = ".unfinished"
 _LONGEST = 240  # bytes of a file name, which has at most 255 on most disks
@@ -93,6 +93,7 @@ class UnfinishedResults:
         self.count += 1
 
     def _opened(self) -> IO[bytes]:
+        make_folder(self.path.parent)
         file = self.path.open("r+b" if self.path.exists() else "wb", buffering=0)
         file.truncate(self._size)
         file.seek(self._size)
