@@ -302,4 +302,4 @@ def test_the_views_of_a_video_come_back() -> None:
         Path("a.mp4"), (found,), (classify.View(0.5, None, 2, (found, classify.Prediction("jump", 0, 0.5))),)
     )
     read = json.loads(json.dumps(result.to_dict(per_view=True)))
-    assert classify.Classification.from_dict(Path("a.mp4"), read) == result
+    assert classify.classification_from(Path("a.mp4"), read) == result

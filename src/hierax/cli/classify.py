@@ -113,12 +113,12 @@ def _classify(
     write: Callable[[Classification], None],
 ) -> list[Classification]:
     """Writes the result for each file; with a table, also returns them, in the order of the files."""
-    from hierax.predict.classify import Classification, predictions
+    from hierax.predict.classify import classification_from, predictions
 
     done = dict[Path, Classification]()
     if table is not None:
         found = {path: values for path in paths if (values := table.get(path)) is not None}
-        done = {path: Classification.from_dict(path, values) for path, values in found.items()}
+        done = {path: classification_from(path, values) for path, values in found.items()}
     say_resumed(len(done), len(paths))
     for result in done.values():
         write(result)

@@ -95,7 +95,7 @@ def _detect(
     arguments: argparse.Namespace,
 ) -> None:
     """Writes all files, and a line for each image. Images whose results are kept are left out."""
-    from hierax.detection.predict import Detection, detections, write_overlays, write_results
+    from hierax.detection.predict import detection_from, detections, stored, write_overlays, write_results
 
     done, left = dict[Path, Detection](), list[tuple[Path, Path]]()
     for path, overlay in zip(paths, files.overlays, strict=True):
@@ -103,7 +103,7 @@ def _detect(
         if found is None:
             left.append((path, overlay))
         else:
-            done[path] = Detection.from_stored(path, found, detector.classes, overlay)
+            done[path] = detection_from(path, found, detector.classes, overlay)
             _show(done[path], tally, arguments)
     say_resumed(len(done), len(paths))
     stream = detections(
@@ -119,7 +119,7 @@ def _detect(
             _show(result, tally, arguments)
             done[result.path] = result
             if result.error is None:
-                results.add(result.path, result.to_stored())
+                results.add(result.path, stored(result))
     write_results(detector, [done[path] for path in paths], files.results)
 
 

@@ -70,16 +70,17 @@ class Detection:
         overlay = {} if self.overlay is None else {"overlay": str(self.overlay)}
         return {"path": str(self.path), "width": self.width, "height": self.height, "objects": objects, **overlay}
 
-    def to_stored(self) -> dict[str, Any]:
-        """All that was found, unrounded, as JSON values without the names of files and classes."""
-        return {"size": [self.width, self.height], "objects": [astuple(one) for one in self.objects]}
 
-    @classmethod
-    def from_stored(cls, path: Path, values: Mapping[str, Any], classes: Sequence[str], overlay: Path) -> Detection:
-        """The result of which `to_stored` made these values."""
-        objects = (FoundObject(tuple(box), *rest) for box, *rest in values["objects"])
-        width, height = values["size"]
-        return cls(path, width, height, tuple(objects), tuple(classes), overlay)
+def stored(found: Detection) -> dict[str, Any]:
+    """All that was found in an image, unrounded, as JSON values without the names of files and classes."""
+    return {"size": [found.width, found.height], "objects": [astuple(one) for one in found.objects]}
+
+
+def detection_from(path: Path, values: Mapping[str, Any], classes: Sequence[str], overlay: Path) -> Detection:
+    """The result of which `stored` made these values."""
+    width, height = values["size"]
+    objects = tuple(FoundObject(tuple(box), *rest) for box, *rest in values["objects"])
+    return Detection(path, width, height, objects, tuple(classes), overlay)
 
 
 def detect(

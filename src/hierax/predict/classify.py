@@ -76,14 +76,14 @@ class Classification:
             ]
         return values
 
-    @classmethod
-    def from_dict(cls, path: Path, values: Mapping[str, Any]) -> Classification:
-        """The result of which `to_dict(per_view=True)` made this dict."""
-        views = [
-            View(view["start"], view["end"], view["crop"], _from_dicts(view["predictions"]))
-            for view in values.get("views", ())
-        ]
-        return cls(path, _from_dicts(values["predictions"]), tuple(views))
+
+def classification_from(path: Path, values: Mapping[str, Any]) -> Classification:
+    """The result of which `to_dict(per_view=True)` made this dict."""
+    views = [
+        View(view["start"], view["end"], view["crop"], _from_dicts(view["predictions"]))
+        for view in values.get("views", ())
+    ]
+    return Classification(path, _from_dicts(values["predictions"]), tuple(views))
 
 
 def _from_dicts(predictions: Iterable[Mapping[str, Any]]) -> tuple[Prediction, ...]:
