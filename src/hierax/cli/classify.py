@@ -115,7 +115,7 @@ def _classify(
     """Writes the result for each file; with a table, also returns them, in the order of the files."""
     from hierax.predict.classify import classification_from, predictions
 
-    done = dict[Path, Classification]()
+    done: dict[Path, Classification] = {}
     if table is not None:
         found = {path: values for path in paths if (values := table.get(path)) is not None}
         done = {path: classification_from(path, values) for path, values in found.items()}

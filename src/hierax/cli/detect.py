@@ -97,7 +97,8 @@ def _detect(
     """Writes all files, and a line for each image. Images whose results are kept are left out."""
     from hierax.detection.predict import detection_from, detections, stored, write_overlays, write_results
 
-    done, left = dict[Path, Detection](), list[tuple[Path, Path]]()
+    done: dict[Path, Detection] = {}
+    left: list[tuple[Path, Path]] = []
     for path, overlay in zip(paths, files.overlays, strict=True):
         found = results.get(path) if overlay.is_file() else None
         if found is None:
