@@ -40,20 +40,24 @@ def main() -> None:
     wheel, rows = the_wheel(arguments.wheel), []
     for python in arguments.pythons.split(","):
         for torch in arguments.torch.split(","):
-            rows.append(cell(wheel, python, torch))
+            try:
+                rows.append(cell(wheel, python, torch))
+            except Failed as error:
+                print(error, file=sys.stderr, flush=True)
+                rows.append((python, torch, "FAILED", "", "", ""))
             print(" | ".join(rows[-1]), flush=True)
     print(table(("Python", "PyTorch", "installed", "NumPy", "used", "tests"), rows))
     sys.exit(any("FAILED" in text for row in rows for text in row))
 
 
 def cell(wheel: Path, python: str, torch: str) -> Sequence[str]:
-    """A row of the table: one version of Python and of PyTorch."""
+    """A row of the table: one version of Python and of PyTorch.
+
+    Raises:
+        Failed: this Python is not there, or there is no such version for it.
+    """
     with environment(python) as env:
-        try:
-            install(env, wheel, torch, transformers=python not in CORE_ONLY)
-        except Failed as error:
-            print(error, file=sys.stderr, flush=True)
-            return (python, torch, "FAILED", "", "", "")
+        install(env, wheel, torch, transformers=python not in CORE_ONLY)
         versions = env.versions()
         used = attempt(env, "python", str(ROOT / "tools" / "smoke.py"), "core")
         names = TESTS_OF[CORE] if python in CORE_ONLY else TESTS
