@@ -40,7 +40,7 @@ TESTS: Mapping[str, Sequence[str]] = {
 DEVELOPERS = ("test", "docs", "notebooks", "dev")
 """Extras that are not checked one by one: `make test` and `make docs` use them."""
 _TEST_TOOLS = ("pytest", "hypothesis")
-PYTEST = ("python", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", "default", "-m", "not slow and not hub")
+PYTEST = ("python", "-m", "pytest", "-x", "-p", "no:cacheprovider", "-W", "default", "-m", "not slow and not hub")
 """pytest as the checks run it: old versions of packages give warnings, which are errors in `make test`."""
 
 
@@ -56,20 +56,24 @@ def main() -> None:
     wheel, rows = the_wheel(arguments.wheel), []
     every = [extra for extra in requirements(wheel) if extra not in DEVELOPERS]
     for extra in arguments.extras.split(",") if arguments.extras else every:
-        rows.append(checked(wheel, extra, arguments))
+        try:
+            rows.append(checked(wheel, extra, arguments))
+        except Failed as error:
+            print(error, file=sys.stderr, flush=True)
+            rows.append((extra, "", "", "FAILED", "", "", ""))
         print(" | ".join(rows[-1]), flush=True)
     print(table(("extra", "packages", "MB without PyTorch", "installs", "used", "tests", "versions"), rows))
     sys.exit(any("FAILED" in cell for row in rows for cell in row))
 
 
 def checked(wheel: Path, extra: str, arguments: argparse.Namespace) -> Sequence[str]:
-    """A row of the table: an extra in an environment of its own."""
+    """A row of the table: an extra in an environment of its own.
+
+    Raises:
+        Failed: the interpreter is not there, or a requirement cannot be met.
+    """
     with environment(arguments.python) as env:
-        try:
-            install(env, wheel, extra, lowest=arguments.lowest)
-        except Failed as error:
-            print(error, file=sys.stderr)
-            return (extra, "", "", "FAILED", "", "", "")
+        install(env, wheel, extra, lowest=arguments.lowest)
         versions = env.versions()
         size = f"{env.megabytes():,}"
         used = attempt(env, "python", str(ROOT / "tools" / "smoke.py"), extra)
