@@ -109,7 +109,8 @@ def attempt(env: Environment, *command: str, folder: Path | None = None) -> str:
         print(error, file=sys.stderr, flush=True)
         failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", str(error), re.MULTILINE)
         return " ".join(["FAILED", *failed[:3]])
-    counts = re.findall(r"\d+ (?:passed|skipped)", output.splitlines()[-1] if output else "")
+    summary = next((line for line in reversed(output.splitlines()) if " passed" in line), "")
+    counts = re.findall(r"\d+ (?:passed|skipped)", summary)
     return f"{', '.join(counts) or 'yes'} ({time.perf_counter() - start:.0f} s)"
 
 

@@ -175,8 +175,9 @@ def timm() -> None:
 
     import torch
 
-    import hierax.integrations.timm  # noqa: F401
+    from hierax.integrations.timm import register
 
+    register()
     model = importlib.import_module("timm").create_model("hierax_hiera_tiny_224", features_only=True)
     assert len(model(torch.zeros(1, 3, 64, 64))) == 4
 
