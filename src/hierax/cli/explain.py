@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     def work(paths: Sequence[Path], files: Sequence[tuple[Path, Path]]) -> Iterator[Line]:
         for result in write_explanations(predictor, paths, files, **asked):
             text = f"{result.path}: {result.arrays}, {result.image}{_labels(result)}"
-            yield Line(result.path, result.error, result.to_dict(), text)
+            yield Line(result.error, result.to_dict(), text)
 
     results = unfinished(kept_in, arguments, predictor, opened, "label", "top_k", "method")
     write_files(results, paths, files, work, tally, as_json=arguments.json, what="explaining")

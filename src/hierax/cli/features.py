@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def work(paths: Sequence[Path], files: Sequence[tuple[Path, Path]]) -> Iterator[Line]:
         for result in write_features(predictor, paths, files, attention=arguments.attention):
-            yield Line(result.path, result.error, as_json(result), f"{result.path}: {result.arrays}, {result.image}")
+            yield Line(result.error, as_json(result), f"{result.path}: {result.arrays}, {result.image}")
 
     results = unfinished(kept_in, arguments, predictor, opened, "attention")
     write_files(results, paths, files, work, tally, as_json=arguments.json, what="writing features")

@@ -26,7 +26,6 @@ _Files = TypeVar("_Files", bound=Iterable[Path])
 class Line:
     """The result for a file: its error, or the object that `--json` prints and the text that is printed otherwise."""
 
-    path: Path
     error: Exception | None
     values: dict[str, Any]
     text: str = ""
@@ -118,7 +117,7 @@ def write_files(
         for path, places in zip(paths, files, strict=True):
             found = results.get(path)
             if found and found["files"] == list(map(str, places)) and all(place.is_file() for place in places):
-                show(Line(path, None, found["values"], found["text"]))
+                show(Line(None, found["values"], found["text"]))
             else:
                 left.append((path, places))
         say_resumed(len(paths) - len(left), len(paths))

@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if result.error is None:
                     result.write(places, image)
                 text = f"{result.path}: {places.mask}   {_largest(result)}"
-                yield Line(result.path, result.error, as_json(result, places), text)
+                yield Line(result.error, as_json(result, places), text)
 
         results = unfinished(kept_in, arguments, predictor, opened, "window", "overlap")
         write_files(results, paths, files, work, tally, as_json=arguments.json, what="segmenting")

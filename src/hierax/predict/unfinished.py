@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ def unfinished_path(output: Path) -> Path:
     """The file that keeps the results for an output: `labels.csv.unfinished` for `labels.csv`."""
     name = output.name
     if len(os.fsencode(name)) > _LONGEST - len(SUFFIX):
+        import hashlib  # it loads OpenSSL, which `hierax --help` does not need
+
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return output.with_name(name + SUFFIX)
 
@@ -71,8 +72,9 @@ class UnfinishedResults:
             )
         self._size = len(complete)
         for line in others:
-            if isinstance(name := _parsed(line).get("path"), str):
-                self._found[name] = _parsed(line)
+            found = _parsed(line)
+            if isinstance(name := found.get("path"), str):
+                self._found[name] = found
 
     def get(self, path: Path) -> dict[str, Any] | None:
         """The result for a file; None if there is none, or if the file has changed."""
