@@ -240,6 +240,31 @@ def test_metrics_that_are_shipped_make_sense() -> None:
     assert found.get("classes", record("hierax/femto").num_labels) == record("hierax/femto").num_labels
 
 
+def test_the_documents_state_the_metrics_that_are_shipped() -> None:
+    found, root = record("hierax/femto").metrics, Path(__file__).parents[1]
+    top1, top5, images = round(found["top1"]), round(found["top5"]), found["test_pictures"]
+    rows = (
+        f"{found[name]:.1f} ({found[f'{name}_low']:.1f} to {found[f'{name}_high']:.1f})"
+        for name in ("top1", "balanced")
+    )
+    stated = {
+        "README.md": [f"Its top-1 accuracy is {top1} % on {images} held-out images of {found['classes']} categories"],
+        "docs/models.md": [
+            f"Top-1 accuracy is {top1} % and top-5 accuracy is {top5} %, on {images} held-out images of"
+        ],
+        "docs/femto.md": [
+            f"| `hierax/femto` | {' | '.join(rows)} |",
+            f"Top-5 accuracy is {found['top5']:.1f} %",
+            f"{found['sure']:.2f} is the smallest threshold",
+            f"| all | {images} | {found['sure_coverage']:.1f} (",
+        ],
+    }
+    for name, sentences in stated.items():
+        text = (root / name).read_text(encoding="utf-8")
+        for sentence in sentences:
+            assert sentence in text, (name, sentence)
+
+
 def test_a_package_without_the_weights_still_has_its_table(assets: Path) -> None:
     """As distributions may strip them."""
     assert (bundled_parameters("hierax/femto"), bundled_labels("hierax/femto")) == (None, 0)
