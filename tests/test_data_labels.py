@@ -20,6 +20,11 @@ from hierax.data.strings import Strings
         ([[True, False], [True, True]], [[1, 0], [1, 1]]),
         ([np.array([0, 1]), np.array([1])], [[1, 1], [0, 1]]),
         (np.array([[2], [0]], np.uint8), [2, 0]),  # as datasets of Keras have them
+        (["dog", " cat "], [1, 0]),
+        (["10", "9"], [1, 0]),  # names, sorted as numbers
+        (np.array([["b"], ["a"]]), [1, 0]),
+        ([["cat", "dog"], ["dog"]], [[1, 1], [0, 1]]),
+        ([["cat"], []], [[1], [0]]),
     ],
 )
 def test_labels_are_numbers_lists_of_numbers_or_shares(values: Any, expected: list[Any]) -> None:
@@ -29,7 +34,17 @@ def test_labels_are_numbers_lists_of_numbers_or_shares(values: Any, expected: li
     assert [np.asarray(found[i]).tolist() for i in range(2)] == expected
 
 
-@pytest.mark.parametrize("values", [[None, None], [-1, -1], []])
+def test_the_names_of_classes_are_kept() -> None:
+    for values in (["dog", "cat"], [["dog", "cat"], ["cat"]]):
+        found = read_labels(values, name="x")
+        assert found is not None
+        assert found.class_names == ("cat", "dog")
+    numbers = read_labels([2, 0], name="x")
+    assert numbers is not None
+    assert numbers.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("values", [[None, None], [-1, -1], [], ["", None]])
 def test_labels_that_nobody_gave_are_none(values: list[Any]) -> None:
     assert read_labels(values, name="x") is None
 
@@ -37,17 +52,21 @@ def test_labels_that_nobody_gave_are_none(values: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ([0, -1], "the label of sample 1 is -1; expected the number of its class"),
-        ([0, "cat"], "the label of sample 1 is 'cat'"),
+        ([0, -1], "the label of sample 1 is -1; expected the name of its class, or its number as an integer"),
+        ([0, "cat"], "the label of sample 0 is 0, but others are texts; expected the name of its class"),
+        (["cat", ["dog"]], r"the label of sample 1 is \['dog'\], but others are texts"),
+        ([["cat"], [0]], r"the label of sample 1 is \[0\], but others are lists of texts"),
+        ([["cat", "cat"]], r"the label of sample 0 is \['cat', 'cat'\], with a name twice"),
+        ([["a", "b"], ["b", "a"]], "all samples have all 2 classes, so there is nothing to learn$"),
+        (["cat", " "], "1 of 2 samples have no label, such as sample 1"),
         ([0, [1]], "some labels are numbers, others lists; expected one kind for all samples"),
-        (["cat"], "the label of sample 0 is 'cat'"),
         ([[0, 1, 0]], r"the label of sample 0 is \[0, 1, 0\], with a number twice or below 0"),
         ([[-1]], "a number twice or below 0"),
         ([[0.5], [0.5, 0.5]], "that of sample 0"),
         ([[0.5, 1.5]], r"\[0.5, 1.5\]; expected .* floats 0 to 1"),
         ([[float("nan")]], "nan"),
         ([0.5, 1.0], "the label of sample 0 is 0.5"),
-        (np.array([1.0, 0.0]), "the label of sample 0 is 1.0; expected the number of its class as an integer"),
+        (np.array([1.0, 0.0]), "the label of sample 0 is 1.0; expected the name of its class, or its number as an"),
         (np.eye(2, dtype=np.int64), "all samples have all 2 classes, so there is nothing to learn. .* write floats"),
         ([0, 10**9], "a label is 1000000000; expected numbers of classes, from 0 to at most 999,999"),
         ([[0], [10**9]], "a label is 1000000000; expected numbers of classes"),

@@ -196,11 +196,21 @@ def test_shards_without_labels_have_no_classes(tmp_path: Path) -> None:
     assert (found.classes, found.labels(), found.sample(0).label) == ((), None, None)
 
 
+def test_shards_may_name_their_classes(tmp_path: Path) -> None:
+    texts = {"1.png": PNG, "1.cls": "sea lion", "2.png": PNG, "2.json": {"label": "ant"}}
+    found = open_dataset(write_tar(tmp_path / "0.tar", texts))
+    assert (found.classes, found.labels()) == (("ant", "sea lion"), [1, 0])
+    lists = {"1.png": PNG, "1.json": {"label": ["cat", "ant"]}, "2.png": PNG, "2.json": {"label": ["cat"]}}
+    several = open_dataset(write_tar(tmp_path / "1.tar", lists))
+    assert (several.classes, labels(several)) == (("ant", "cat"), [[1, 1], [0, 1]])
+
+
 @pytest.mark.parametrize(
     ("members", "problem"),
     [
-        ({"1.png": PNG, "1.cls": "cat"}, "1.cls holds 'cat'; expected the number of a class"),
-        ({"1.png": PNG, "1.json": {"label": "cat"}}, "label in 1.json holds 'cat'"),
+        ({"1.png": PNG, "1.cls": "0, 3"}, "1.cls holds '0, 3'; expected the number or the name of a class"),
+        ({"1.png": PNG, "1.json": {"label": "-1"}}, "label in 1.json holds '-1'"),
+        ({"1.png": PNG, "1.cls": 1, "2.png": PNG, "2.cls": "cat"}, "the label of sample 0 is 1, but others are texts"),
         ({"1.png": PNG, "1.json": b"{'label': 1}"}, "1.json is not JSON"),
         ({"1.png": PNG, "1.cls": 1, "2.png": PNG}, "1 of 2 samples have no label, such as sample 1"),
         ({"1.txt": "text"}, "no images in 1 shard(s)"),

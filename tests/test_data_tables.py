@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from hierax.cli import main
-from hierax.data import open_dataset
+from hierax.data import open_dataset, open_splits
 from opening import labels, refused, survives
 from samples import encoded, picture, write_parquet
 
@@ -79,12 +80,29 @@ def test_a_folder_that_the_datasets_library_saved_is_read(tmp_path: Path, featur
     ("columns", "problem"),
     [
         ({"text": ["a"]}, "no column of images among text; expected one of type Image, or named image"),
-        (rows(2, label=["cat", "dog"]), "column label: the label of sample 0 is 'cat'; expected the number"),
+        (rows(2, label=["cat", ""]), "column label: 1 of 2 samples have no label, such as sample 1"),
         (rows(2, label=[1, None]), "1 of 2 samples have no label, such as sample 1"),
     ],
 )
 def test_a_table_of_bad_columns_is_named(tmp_path: Path, columns: dict[str, list[Any]], problem: str) -> None:
     refused(write_parquet(tmp_path / "0.parquet", columns), "0.parquet", problem)
+
+
+@pytest.mark.usefixtures("features")
+def test_names_of_classes_are_labels(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    write_parquet(folder / "train-0.parquet", rows(3, label=["dog", "bee", "cat"]))
+    write_parquet(folder / "validation-0.parquet", rows(2, label=["cat", "dog"]))
+    train, validation = open_splits(folder, fraction=0, seed=0)
+    assert validation is not None
+    assert (train.classes, train.labels()) == (("bee", "cat", "dog"), [2, 0, 1])
+    assert (validation.classes, validation.labels()) == (train.classes, [1, 2])
+    several = open_dataset(write_parquet(tmp_path / "0.parquet", rows(2, label=[["dog", "bee"], ["dog"]])))
+    assert (several.classes, several.labels()) == (("bee", "dog"), None)
+    label = several.sample(1).label
+    assert isinstance(label, np.ndarray)
+    assert label.tolist() == [0, 1]
 
 
 @pytest.mark.usefixtures("features")

@@ -30,7 +30,7 @@ class ArrayDataset:
     @property
     def classes(self) -> tuple[str, ...]:
         """See `Dataset`: their numbers."""
-        return () if self.values is None else tuple(map(str, range(self.values.classes)))
+        return () if self.values is None else self.values.class_names
 
     def __len__(self) -> int:
         return self.count

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from hierax.data.dataset import Sample, VideoSegment
+from hierax.data.labels import number_names
 from hierax.data.list_rows import PATHS, normalize_column, read_rows
 from hierax.data.split_names import kind_of
 from hierax.data.strings import Strings
@@ -196,10 +197,7 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[np.ndarray | None, tuple
         names = [name.partition(".")[0] for name in names]
         found = set(names)
     _notify_of_joined_labels(path, found)
-    numeric = all(name.isdecimal() for name in found)
-    classes = tuple(sorted(found, key=lambda name: (int(name), name) if numeric else (0, name)))
-    number = {name: i for i, name in enumerate(classes)}
-    return np.fromiter((number[name] for name in names), np.int64, len(names)), classes
+    return number_names(names)
 
 
 def _label(value: Any, where: str) -> str:

@@ -207,4 +207,4 @@ def _class_names(feature: Any, values: Labels | None) -> tuple[str, ...]:
     if values is None:
         return ()
     names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
-    return tuple(names or map(str, range(values.classes)))
+    return tuple(names or values.class_names)

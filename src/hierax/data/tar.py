@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 import tarfile
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ ABSENT, SPARSE = -1, -2
 """Marks of members whose bytes are not in the shard: links to missing members, and sparse files."""
 
 _LABELS = (".cls.txt", ".cls", ".label", ".json")
+_NUMBERS = re.compile(r"[-+.,;\d\s]*")  # but no single number of a class
 _JSON_LABELS = ("label", "labels", "cls")
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 _LINKS = 40  # maximum number of links that are followed, one after the other
@@ -36,11 +38,10 @@ _LINKS = 40  # maximum number of links that are followed, one after the other
 class TarDataset:
     """Images or videos in tar shards. The suffix of a member is the part after its last dot; hidden files are left out.
 
-    A label is in another member: `.cls` contains the number of the class; `.json` may contain `label` (see
-        `read_labels`),
-    and for a number also `class_name`. It belongs to the members whose names begin with its own name, up to a dot:
-    `1.cls` belongs to `1.jpg`, or to `1.left.jpg` and `1.right.jpg`. If there is a `1.jpg`, `1.mask.png` is another
-    part of that sample and is left out.
+    A label is in another member: `.cls` contains the number or the name of the class; `.json` may contain `label` (see
+    `read_labels`), and for a number also `class_name`. It belongs to the members whose names begin with its own name,
+    up to a dot: `1.cls` belongs to `1.jpg`, or to `1.left.jpg` and `1.right.jpg`. If there is a `1.jpg`, `1.mask.png`
+    is another part of that sample and is left out.
 
     The shards are indexed once. Members can then be read in any order.
     """
@@ -157,7 +158,7 @@ def open_shards(files: Sequence[Path], *, labels: bool = True, videos: bool | No
         offset=np.array(offset, np.int64),
         size=np.array(size, np.int64),
         values=values,
-        classes=tuple(class_names.get(i, str(i)) for i in range(values.classes)) if values else (),
+        classes=tuple(class_names.get(i, own) for i, own in enumerate(values.class_names)) if values else (),
         videos=videos,
     )
 
@@ -299,15 +300,19 @@ def _labels_of(file: Path, shard: _Shard, owners: Sequence[str | None], class_na
 def _label(text: str, member: Member, class_names: dict[int, str]) -> Any:
     if member.suffix == ".json":
         return _json_label(text, member.name, class_names)
-    return _number(text, member.name)
+    return _class(text, member.name)
 
 
-def _number(text: str, name: str) -> int:
-    if not text.isdecimal():
+def _class(text: str, name: str) -> int | str:
+    """The number or the name of a class."""
+    if text.isdecimal():
+        return int(text)
+    if not text.isprintable() or "\ufffd" in text or _NUMBERS.fullmatch(text):
         raise ValueError(
-            f"{name} holds {text[:40]!r}; expected the number of a class (write several into .json, under label)"
+            f"{name} holds {text[:40]!r}; expected the number or the name of a class (write several into .json, under "
+            "label)"
         )
-    return int(text)
+    return text
 
 
 def _json_label(text: str, name: str, class_names: dict[int, str]) -> Any:
@@ -319,7 +324,7 @@ def _json_label(text: str, name: str, class_names: dict[int, str]) -> Any:
         return None
     label = next((record[key] for key in _JSON_LABELS if record.get(key) is not None), None)
     if isinstance(label, str):
-        label = _number(label, f"label in {name}")
+        label = _class(label.strip(), f"label in {name}")
     if isinstance(label, int) and isinstance(record.get("class_name"), str):
         class_names.setdefault(label, record["class_name"])
     return label
