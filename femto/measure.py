@@ -33,7 +33,7 @@ from hierax.processing import HieraImageProcessor
 from hierax.train.evaluation import Evaluation, evaluate
 from hierax.train.probe import linear
 from hierax.train.teacher import open_teacher
-from sure import DRAWS, sure, sure_metrics
+from sure import DRAWS, parts, sure, sure_metrics
 
 Json = dict[str, Any]
 AT = 5  # neighbors
@@ -69,12 +69,25 @@ def scored(predicted: np.ndarray, labels: np.ndarray) -> Json:
 
 
 def accuracy(a: argparse.Namespace) -> Json:
-    """Of the classifier on the test set, whole and by class."""
-    found: Evaluation = evaluate(a.pictures / "labeled" / "test", model=a.classifier, device="cpu")
+    """Of the classifier on the test set: whole, photos and drawings apart, and by class."""
+    test = a.pictures / "labeled" / "test"
+    found: Evaluation = evaluate(test, model=a.classifier, device="cpu")
+    photos = are_photos(open_dataset(test))
     predicted, labels = found.predictions.logits.argmax(1).numpy(), found.predictions.labels.numpy()
     found.draw_confusion(a.out / "confusion.png")
     top5 = 100 * found.metrics["top5"]
-    return {**scored(predicted, labels), "top5": round(top5, 2), "per class": found.per_class, "labels": found.labels}
+    return {
+        **scored(predicted, labels),
+        "top5": round(top5, 2),
+        **{name: scored(predicted[chosen], labels[chosen]) for name, chosen in parts(photos)[1:]},
+        "per class": found.per_class,
+        "labels": found.labels,
+    }
+
+
+def are_photos(dataset: Dataset) -> np.ndarray:
+    """Which pictures of a folder are photos: those that are saved as JPEG."""
+    return np.array([dataset.sample(index).name.endswith(".jpg") for index in range(len(dataset))])
 
 
 def baselines(a: argparse.Namespace) -> Json:

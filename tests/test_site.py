@@ -17,7 +17,7 @@ from test_docs import prose
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "docs" / "site"))
 
-from site_pages import CONTENTS  # noqa: E402  (after the path is set)
+from site_pages import CONTENTS, with_titles  # noqa: E402  (after the path is set)
 from site_reference import public_names  # noqa: E402
 
 PAGES = ("README", *(page for part in CONTENTS.values() for page in part))
@@ -40,6 +40,12 @@ def links(page: Path) -> Iterator[str]:
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" not in target:
             yield target
+
+
+def test_links_named_by_a_file_get_the_title_of_the_page() -> None:
+    text = "see [docs/label.md](docs/label.md), [b.md](c/b.md#part), [label](docs/label.md), [b.md](a.md), [b.md]"
+    shown = "see [](docs/label.md), [](c/b.md#part), [label](docs/label.md), [b.md](a.md), [b.md]"
+    assert with_titles(text) == shown
 
 
 def test_every_page_is_in_the_contents_once() -> None:

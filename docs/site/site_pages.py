@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,16 @@ def contents() -> str:
     return "\n\n" + "\n\n".join(trees) + "\n"
 
 
-def _add_contents(_app: Sphinx, name: str, source: list[str]) -> None:
+_NAMED = re.compile(r"\[(?:[\w./-]*/)?([\w-]+\.md)\]\((?=(?:[\w./-]*/)?\1[#)])")
+
+
+def with_titles(text: str) -> str:
+    """The text with links whose words are the name of the file they lead to: the site shows the title of the page."""
+    return _NAMED.sub("[](", text)
+
+
+def _change_source(_app: Sphinx, name: str, source: list[str]) -> None:
+    source[0] = with_titles(source[0])
     if name == "README":
         source[0] += contents()
 
@@ -110,6 +120,6 @@ def _add_start_page(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx calls this."""
-    app.connect("source-read", _add_contents)
+    app.connect("source-read", _change_source)
     app.connect("build-finished", _add_start_page)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
