@@ -116,7 +116,7 @@ def test_no_code_of_a_step_runs(tmp_path: Path) -> None:
 def test_an_export_says_what_runs_it(tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text("{}")
     (tmp_path / "model.onnx").write_bytes(b"x")
-    assert refused(tmp_path) == "IT: is an export, whose weights cannot be loaded; hierax.Engine('IT') runs it"
+    assert refused(tmp_path) == "IT: this is an export, whose weights cannot be loaded; hierax.Engine('IT') runs it"
     assert "is an exported model, whose weights cannot be loaded" in refused(tmp_path / "model.onnx")
 
 
@@ -134,7 +134,9 @@ def test_a_distributed_checkpoint_of_someone_else_says_how_to_write_it_as_a_file
 
 def test_a_run_without_a_model_says_so(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
-    assert refused(tmp_path) == "IT: is a run that has written no model yet; the same command again continues it"
+    assert (
+        refused(tmp_path) == "IT: this is a run that has written no model yet; run the same command again to resume it"
+    )
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,52 @@ def test_other_numbers_are_given_by_name() -> None:
     assert np.asarray(found.sample(0).label).tolist() == [1, 0, 0.25]
 
 
+@pytest.mark.parametrize(
+    ("classes", "own", "numbers"),
+    [
+        (("-1", "0", "1"), ("0", "1"), (1, 2)),
+        (("0", "0.5", "1"), ("0", "1"), (0, 2)),
+        (("0", "1", "10", "2", "unknown"), ("0", "1", "2"), (0, 1, 3)),
+        (("cat", "dog", "bird"), ("cat", "1", "bird"), (0, 1, 2)),  # no sample names the class 1
+        (("cat", "dog", "bird"), ("0", "1"), (0, 1)),
+        (("crane", "dog", "crane"), ("crane", "dog"), (0, 1)),
+        (("dog", "cat"), ("cat", "dog"), (1, 0)),
+    ],
+)
+def test_a_number_is_a_name_if_there_is_a_class_of_that_name(
+    classes: tuple[str, ...], own: tuple[str, ...], numbers: tuple[int, ...]
+) -> None:
+    listed = Listed([PNG] * len(own), list(range(len(own))), classes=len(own))
+    listed.classes = own
+    assert relabel(listed, classes, numbered=True).labels() == list(numbers)
+
+
+@pytest.mark.parametrize(
+    ("classes", "own", "problem"),
+    [
+        (("0", "1", "9"), ("0", "1", "2"), "unknown classes 2"),
+        (("crane", "dog", "crane"), ("dog", "crane"), "there are several classes crane; expected one of each name"),
+        (("cat", "dog"), ("cat", "1", "bird"), "unknown classes 1, bird"),
+    ],
+)
+def test_classes_that_do_not_fit_are_named(classes: tuple[str, ...], own: tuple[str, ...], problem: str) -> None:
+    listed = Listed([PNG] * len(own), list(range(len(own))), classes=len(own))
+    listed.classes = own
+    with pytest.raises(ValueError, match=problem):
+        relabel(listed, classes, numbered=True)
+
+
+def test_shards_of_validation_may_lack_a_class_that_has_a_name(tmp_path: Path) -> None:
+    names = ("cat", "dog", "bird")
+    for part, numbers in (("train", (0, 1, 2)), ("val", (2, 0))):
+        labels = {f"{i}.json": {"label": label, "class_name": names[label]} for i, label in enumerate(numbers)}
+        (tmp_path / part).mkdir()
+        write_tar(tmp_path / part / "0.tar", {f"{i}.png": PNG for i in range(len(numbers))} | labels)
+    train, held = opened(tmp_path)
+    assert held is not None
+    assert (held.classes, held.labels()) == (train.classes, [2, 0])
+
+
 def test_subsets_are_their_samples() -> None:
     whole = labeled(5, 5)
     part = Subset(whole, np.array([7, 2]))

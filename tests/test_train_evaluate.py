@@ -127,6 +127,16 @@ def test_classes_are_matched_by_name_not_by_order(data: Path, tmp_path: Path) ->
     assert torch.equal(straight.predictions.logits, turned.predictions.logits)
 
 
+def test_whole_labels_come_before_beginnings_of_labels(tmp_path: Path) -> None:
+    for name in ("cat", "cat, small"):
+        pictures(tmp_path / "made", classes=1, each=2)
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "made" / "class0").rename(tmp_path / "data" / name)
+        (tmp_path / "made").rmdir()
+    model = saved(tmp_path / "model", ("cat, small", "cat", "dog"))
+    assert evaluate(tmp_path / "data", model=model, device="cpu").predictions.labels.tolist() == [1, 1, 0, 0]
+
+
 def test_of_what_a_run_was_trained_on_only_what_it_held_out_is_evaluated(tmp_path: Path) -> None:
     photos = pictures(tmp_path / "photos")
     options: Any = {"source": None, "device": "cpu", "quiet": True}
@@ -135,6 +145,9 @@ def test_of_what_a_run_was_trained_on_only_what_it_held_out_is_evaluated(tmp_pat
     assert found.count == 4
     assert found.note is not None
     assert "the 4 samples that it held out" in found.note
+    step = sorted(path.name for path in (run / "checkpoints").iterdir())[-1]
+    at_step = evaluate(photos, model=run / "checkpoints" / step, device="cpu")
+    assert (at_step.count, at_step.note) == (4, found.note)
     score = json.loads((run / "run.json").read_text())["result"]["best"]
     assert found.metrics["top1"] == pytest.approx(score)
     blind = finetune(photos, out=tmp_path / "all", recipe=toy("finetune", epochs=1), **options)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hierax import HieraForImageClassification, HieraForPreTraining, load
 from hierax.checkpoint.save import save_model
@@ -224,3 +225,28 @@ def single(folder: Path) -> Path:
 def test_signals_have_no_published_preprocessing() -> None:
     with pytest.raises(ValueError, match="expected a model of images or clips"):
         default_preprocessing((512,), 3)
+
+
+def test_an_unreadable_first_image_does_not_stop_a_run(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data", each=12)
+    (data / "class0" / "0.png").write_bytes(b"no image")
+    run = finetune(data, source=None, out=tmp_path / "run", recipe=toy("finetune", epochs=1), device="cpu", quiet=True)
+    assert "0.png" in (run / "unreadable.txt").read_text()
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="not an image"):
+        prepare(toy("finetune"), open_dataset(data), source=None)
+
+
+@pytest.mark.parametrize("first", ["uint8", "uint16"])
+def test_images_of_different_depths_are_told(tmp_path: Path, first: str) -> None:
+    for number in range(6):
+        deep = (first == "uint16") == (number == 0)
+        pixels = np.full((70, 70), 300 if deep else 30, np.uint16 if deep else np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    config = {**TINY, "num_channels": 1}
+    found = prepare(toy(overrides=config), open_dataset(tmp_path), source=None)
+    told = " ".join(found.notes)
+    assert found.record.takes_values == (first == "uint16")
+    expected = "stored values, uint16" if first == "uint16" else "1.png has values of uint16 and "
+    assert expected in told

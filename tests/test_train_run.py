@@ -164,7 +164,7 @@ def test_unreadable_samples_of_validation_are_counted_and_listed(data: Path, tmp
         assert "class0/0.png: " in (out / "unreadable.txt").read_text()
         said = capsys.readouterr().err
         assert said.count("class0/0.png: ") == 1
-        assert "1 samples could not be read" in said
+        assert "1 sample could not be read" in said
 
 
 def test_skipped_steps_are_told_at_the_end(data: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -173,7 +173,7 @@ def test_skipped_steps_are_told_at_the_end(data: Path, tmp_path: Path, monkeypat
     apply = Loop._apply
     monkeypatch.setattr(Loop, "_apply", lambda self, *, finite: apply(self, finite=finite and self.progress.step != 1))
     run = pretrain(data, out=tmp_path / "run", recipe=held(), device="cpu")
-    assert "1 steps were skipped because their loss or gradient was not finite" in capsys.readouterr().err
+    assert "1 step was skipped because the loss or a gradient was not finite" in capsys.readouterr().err
     assert json.loads((run / "run.json").read_text())["result"]["skipped"] == 1
 
 

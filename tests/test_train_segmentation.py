@@ -299,6 +299,18 @@ def test_the_recipes_for_frozen_encoders_train_the_head_alone() -> None:
     assert len(frozen) == 4
 
 
+def test_of_validation_data_with_parts_the_part_to_validate_on_is_taken(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        pairs(tmp_path / name / "train", count=3)
+        pairs(tmp_path / name / "val", count=2)
+    train, held = open_masks(tmp_path / "one", tmp_path / "two", MaskOptions(), None)
+    assert held is not None
+    assert (len(train), len(held)) == (3, 2)
+    assert held.sample(0).name.startswith(str(tmp_path / "two" / "val"))
+    with pytest.warns(UserWarning, match="3 of 3 samples to validate on are in the training set too"):
+        open_masks(tmp_path / "one", tmp_path / "one" / "train", MaskOptions(), None)
+
+
 @pytest.mark.filterwarnings("ignore:.*only 0 and 255")
 @pytest.mark.parametrize("trained", [(0, 255), (0, 1, 255)])
 def test_255_means_the_same_in_training_and_in_validation(trained: tuple[int, ...], tmp_path: Path) -> None:

@@ -199,6 +199,66 @@ def test_another_file_of_this_name_is_not_replaced(run: Run, command: list[str])
     assert UNFINISHED.read_text() == "my notes\n"
 
 
+def test_two_commands_do_not_write_one_table(run: Run, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = list[tuple[int, str, str]]()
+    real = UnfinishedResults.add
+
+    def add(self: UnfinishedResults, *result: Any) -> None:
+        real(self, *result)
+        if self.count == 2:
+            outcome.append(run(*command))
+
+    monkeypatch.setattr(UnfinishedResults, "add", add)
+    assert run(*command)[0] == 0
+    ((code, _, err),) = outcome
+    problem = "another command is writing there; wait until it has finished, or choose another output"
+    assert (code, err.splitlines()[-1]) == (2, f"hierax: labels.csv.unfinished: {problem}")
+    assert len(rows()) == 5
+    assert not UNFINISHED.exists()
+
+
+def test_results_of_other_images_are_not_deleted(run: Run, command: list[str], stop: Stop) -> None:
+    stop(3, KeyboardInterrupt())
+    assert run(*command)[0] == 130
+    kept = UNFINISHED.read_bytes()
+    Image.new("RGB", (40, 40), "red").save("one.png")
+    other = ["classify", "one.png", *command[2:]]
+    code, _, err = run(*other)
+    assert code == 2
+    assert err.splitlines()[-1] == (
+        "hierax: labels.csv.unfinished has results of 3 other files, such as five/0.png; run that command again to "
+        "finish it, or choose another output, or pass --overwrite to begin again"
+    )
+    assert UNFINISHED.read_bytes() == kept
+    Path("five/1.png").unlink()  # a result of an image that is gone is of no use
+    Image.new("RGB", (40, 40), "red").save("five/5.png")
+    code, _, err = run(*command)
+    assert (code, len(rows())) == (0, 5)
+    assert "hierax: 2 of 5 results are already there" in err.splitlines()
+    assert run(*other, "--overwrite")[0] == 0
+    assert [row["path"] for row in rows()] == ["one.png"]
+
+
+def test_an_image_that_changes_while_the_command_runs_is_classified_again(
+    run: Run, command: list[str], classified: list[str], stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = UnfinishedResults.add
+
+    def add(self: UnfinishedResults, path: Path, *result: Any) -> None:
+        if path.name == "1.png":  # it was read already
+            Image.new("RGB", (50, 50), "blue").save(path)
+        real(self, path, *result)
+
+    monkeypatch.setattr(UnfinishedResults, "add", add)
+    stop(3, KeyboardInterrupt())
+    assert run(*command)[0] == 130
+    monkeypatch.setattr(UnfinishedResults, "add", real)
+    classified.clear()
+    assert run(*command)[0] == 0
+    assert classified == ["1.png", "3.png", "4.png"]
+    assert rows() == finished(run, command)
+
+
 # -- commands that write files for each image
 
 
@@ -282,6 +342,29 @@ def test_files_of_other_settings_are_not_mixed(run: Run, writing: list[str], mon
     assert contents("out") == before
 
 
+def test_files_of_another_command_are_not_replaced(
+    run: Run, writing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("other").mkdir()
+    Image.new("RGB", (40, 40), "red").save("other/cat.png")
+    other = [writing[0], "other/cat.png", *writing[2:]]
+    assert run(*other)[0] == 0
+    interrupt(monkeypatch, after=2)
+    assert run(*writing)[0] == 130
+    before = contents("out")
+    for both in (other, [writing[0], "five", "other/cat.png", *writing[2:]]):
+        code, _, err = run(*both)
+        assert code == 2, both
+        assert "would be replaced; choose another folder, or pass --overwrite" in err
+        assert contents("out") == before
+    (Path("five") / "4.png").unlink()
+    (Path("five") / "1.png").write_bytes((Path("five") / "0.png").read_bytes())
+    for path in Path("out").glob("2*"):  # written, but not yet kept
+        path.unlink()
+    assert run(*writing)[0] == 0  # other inputs: files that the results name may still be replaced
+    assert {name: before[name] for name in before if name.startswith("cat")}.items() <= contents("out").items()
+
+
 def test_names_that_are_not_text_and_tables_with_the_longest_names(tmp_path: Path) -> None:
     image = tmp_path / os.fsdecode(b"caf\xe9.png")
     try:
@@ -289,11 +372,13 @@ def test_names_that_are_not_text_and_tables_with_the_longest_names(tmp_path: Pat
     except OSError:
         pytest.skip("this disk has only names of valid text")
     table = tmp_path / ("t" * 251 + ".csv")
-    first = UnfinishedResults(table, {"top_k": 1})
+    first = UnfinishedResults(table, {"top_k": 1}, [image])
     first.add(image, {"label": "ä"})
     first.close()
-    assert UnfinishedResults(table, {"top_k": 1}).get(image) == {"label": "ä"}
-    assert UnfinishedResults(table, {"top_k": 1}).get(tmp_path / "other.png") is None
+    again = UnfinishedResults(table, {"top_k": 1}, [image, tmp_path / "other.png"])
+    assert again.get(image) == {"label": "ä"}
+    assert again.get(tmp_path / "other.png") is None
+    again.close()
 
 
 def test_the_views_of_a_video_come_back() -> None:

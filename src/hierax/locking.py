@@ -69,6 +69,22 @@ class Lock:
         os.close(self.handle)
 
 
+def try_lock(handle: int, path: Path) -> bool:
+    """Locks the open file at `path` for this process. The lock ends when the file is closed.
+
+    Returns:
+        False if another process holds the lock, or has deleted the file. On a file system without locks, every process
+        gets one.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                return False
+    return _is_at(handle, path)
+
+
 @contextlib.contextmanager
 def hold_lock(
     path: Path, *, shared: bool = False, wait: bool = False, on_wait: Callable[[str], object] | None = None

@@ -17,16 +17,16 @@ def is_tensor_file(path: Path) -> bool:
 
 
 _BEGINNINGS = (
-    (b"version https://git-lfs", "is a pointer of Git LFS, not the weights; git lfs pull fetches them"),
-    (b"<", "is a web page or XML, not the weights; the download gave a page instead of the file"),
-    (b"{", "is JSON text, not the weights; the download may have given an error instead of the file"),
-    (b"\x1f\x8b", "is compressed by gzip; unpack it first"),
-    (b"BZh", "is compressed by bzip2; unpack it first"),
-    (b"\xfd7zXZ", "is compressed by xz; unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "is compressed by zstd; unpack it first"),
-    (b"\x89HDF", "is an HDF5 file, as Keras writes it; expected weights of PyTorch"),
-    (b"Rar!", "is a rar archive; unpack it first"),
-    (b"7z\xbc\xaf", "is a 7z archive; unpack it first"),
+    (b"version https://git-lfs", "this is a pointer of Git LFS, not the weights; git lfs pull fetches them"),
+    (b"<", "this is a web page or XML, not the weights; the download gave a page instead of the file"),
+    (b"{", "this is JSON text, not the weights; the download may have given an error instead of the file"),
+    (b"\x1f\x8b", "this is compressed by gzip; unpack it first"),
+    (b"BZh", "this is compressed by bzip2; unpack it first"),
+    (b"\xfd7zXZ", "this is compressed by xz; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "this is compressed by zstd; unpack it first"),
+    (b"\x89HDF", "this is an HDF5 file, as Keras writes it; expected weights of PyTorch"),
+    (b"Rar!", "this is a rar archive; unpack it first"),
+    (b"7z\xbc\xaf", "this is a 7z archive; unpack it first"),
 )
 
 
@@ -35,7 +35,7 @@ def content_of(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(600)
     if not head:
-        return "is empty; the download or the copy was not finished"
+        return "this is empty; the download or the copy was not finished"
     if head[8:9] == b"{" and head[:1] != b"<":  # the header of safetensors, after its length
         return None
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -45,34 +45,36 @@ def content_of(path: Path) -> str | None:
 def explain_file(path: Path) -> str:
     """One sentence that says what a file without tensors is."""
     if path.suffix in _EXPORTS:
-        return "is an exported model, whose weights cannot be loaded; hierax.Engine runs the folder of an export"
+        return "this is an exported model, whose weights cannot be loaded; hierax.Engine runs the folder of an export"
     content = content_of(path)
     if content is not None and path.suffix != ".json":
         return content
     if path.suffix == ".json":
-        return "is a JSON file; expected the folder that it is in, or the file with the weights"
+        return "this is a JSON file; expected the folder that it is in, or the file with the weights"
     with path.open("rb") as file:
         head = file.read(600)
     if head[257:262] == b"ustar":
-        return "is a tar archive of files; unpack it, and name the folder or the file with the weights"
+        return "this is a tar archive of files; unpack it, and name the folder or the file with the weights"
     return "not a tensor file (.safetensors, .pth, .pt, .bin are read), by its name and its content"
 
 
 def explain_folder(path: Path, expected: Sequence[str]) -> str:
     """One sentence that says what a folder without the `expected` files is."""
     if (path / _EXPORT).is_file():
-        return f"is an export, whose weights cannot be loaded; hierax.Engine({str(path)!r}) runs it"
+        return f"this is an export, whose weights cannot be loaded; hierax.Engine({str(path)!r}) runs it"
     if (path / _ADAPTER).is_file():
-        return f"holds the {_ADAPTER} of an adapter, but not its tensors; expected adapter_model.safetensors beside it"
+        return (
+            f"it has the {_ADAPTER} of an adapter, but no tensors; expected adapter_model.safetensors beside it"
+        )
     if (path / "run.json").is_file():
-        return "is a run that has written no model yet; the same command again continues it"
+        return "this is a run that has written no model yet; run the same command again to resume it"
     if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
         return (
-            "is a distributed checkpoint of PyTorch; if you trust it, write it as a file with "
+            "this is a distributed checkpoint of PyTorch; if you trust it, write it as a file with "
             "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth"
         )
     if (path / "zero_to_fp32.py").is_file():
-        return "is a checkpoint of DeepSpeed; its script zero_to_fp32.py writes the weights as a file"
+        return "this is a checkpoint of DeepSpeed; its script zero_to_fp32.py writes the weights as a file"
     return f"no weights in this folder; expected one of {', '.join(expected)}{_nearby(path)}"
 
 

@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     table = (
         None
         if arguments.output is None
-        else unfinished(arguments.output, arguments, predictor, opened, "top_k", "views")
+        else unfinished(arguments.output, arguments, predictor, opened, paths, "top_k", "views")
     )
     with kept(table):
         results = _classify(predictor, paths, table, arguments, write)

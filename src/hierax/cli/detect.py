@@ -72,12 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not paths:
         return tally.end()
     kept_in = Path(arguments.output, RESULTS)
-    files = detection_files(paths, arguments.output, overwrite=may_replace(kept_in, arguments))
+    files = detection_files(paths, arguments.output, overwrite=may_replace(kept_in, arguments, paths))
     if files.results.exists() and not arguments.overwrite:
         raise UserError(f"{files.results} would be replaced; choose another folder, or pass --overwrite")
     detector = open_detector(arguments.model)
     settings = {"model": [weights_digest(detector.model), *detector.classes], "threshold": arguments.threshold}
-    results = UnfinishedResults(kept_in, settings, overwrite=arguments.overwrite)
+    results = UnfinishedResults(kept_in, settings, paths, overwrite=arguments.overwrite)
     detector.model.to(find_device(arguments.device))
     with kept(results):
         _detect(detector, paths, files, results, tally, arguments)
@@ -120,7 +120,7 @@ def _detect(
             _show(result, tally, arguments)
             done[result.path] = result
             if result.error is None:
-                results.add(result.path, stored(result))
+                results.add(result.path, {**stored(result), "files": [str(result.overlay)]})
     write_results(detector, [done[path] for path in paths], files.results)
 
 

@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         return tally.end()
     kept_in = Path(arguments.output, "explain")
     # errors about files are reported before a model is downloaded
-    files = feature_files(paths, arguments.output, overwrite=may_replace(kept_in, arguments), clips=video)
+    files = feature_files(paths, arguments.output, overwrite=may_replace(kept_in, arguments, paths), clips=video)
     options = {name: getattr(arguments, name) for name in ("method", "size", "whole", "device")}
     limits = {name: getattr(arguments, name) for name in ("batch_size", "max_pixels")}
     opened = model.open()
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             text = f"{result.path}: {result.arrays}, {result.image}{_labels(result)}"
             yield Line(result.error, result.to_dict(), text)
 
-    results = unfinished(kept_in, arguments, predictor, opened, "label", "top_k", "method")
+    results = unfinished(kept_in, arguments, predictor, opened, paths, "label", "top_k", "method")
     write_files(results, paths, files, work, tally, as_json=arguments.json, what="explaining")
     return tally.end()
 

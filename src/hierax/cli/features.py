@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         return tally.end()
     kept_in = Path(arguments.output, "features")
     # errors about files are reported before a model is downloaded
-    files = feature_files(paths, arguments.output, overwrite=may_replace(kept_in, arguments), clips=video)
+    files = feature_files(paths, arguments.output, overwrite=may_replace(kept_in, arguments, paths), clips=video)
     opened = model.open()
     predictor = open_features(
         opened,
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         for result in write_features(predictor, paths, files, attention=arguments.attention):
             yield Line(result.error, as_json(result), f"{result.path}: {result.arrays}, {result.image}")
 
-    results = unfinished(kept_in, arguments, predictor, opened, "attention")
+    results = unfinished(kept_in, arguments, predictor, opened, paths, "attention")
     write_files(results, paths, files, work, tally, as_json=arguments.json, what="writing features")
     return tally.end()
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hierax.cli.terminal import Tally
 from hierax.console import progress, quantity, say, tell
-from hierax.predict.unfinished import UnfinishedResults, unfinished_path
+from hierax.predict.unfinished import UnfinishedResults, written_by
 
 if TYPE_CHECKING:
     from hierax.checkpoint.opened import Checkpoint
+    from hierax.predict.inputs import Overwrite
     from hierax.predict.predictor import Predictor
 
 _Files = TypeVar("_Files", bound=Iterable[Path])
@@ -31,9 +32,9 @@ class Line:
     text: str = ""
 
 
-def may_replace(output: Path, arguments: argparse.Namespace) -> bool:
-    """Whether existing files may be replaced: with `--overwrite`, or if an interrupted command wrote them."""
-    return arguments.overwrite or unfinished_path(output).exists()
+def may_replace(output: Path, arguments: argparse.Namespace, inputs: Sequence[Path]) -> Overwrite:
+    """Which existing files may be replaced: all with `--overwrite`, and those that an interrupted command wrote."""
+    return True if arguments.overwrite else written_by(output, inputs)
 
 
 def unfinished(
@@ -41,6 +42,7 @@ def unfinished(
     arguments: argparse.Namespace,
     predictor: Predictor,
     model: Checkpoint | str | os.PathLike[str],
+    inputs: Sequence[Path],
     *options: str,
 ) -> UnfinishedResults:
     """The results of this command so far.
@@ -48,10 +50,11 @@ def unfinished(
     Args:
         output: the file that the command writes, or its own name in its output folder.
         model: what the predictor was opened from.
+        inputs: the images or videos.
         options: the names of the arguments that results depend on, besides those that the predictor knows.
 
     Raises:
-        ValueError: they are of other settings, and `arguments.overwrite` is False.
+        ValueError, OSError: see `UnfinishedResults`.
     """
     from hierax.checkpoint.opened import Checkpoint
     from hierax.digests import tensors_digest
@@ -64,7 +67,7 @@ def unfinished(
         "precision": predictor.how.partition(",")[0],
         **{name: getattr(arguments, name) for name in options},
     }
-    return UnfinishedResults(output, settings, overwrite=arguments.overwrite)
+    return UnfinishedResults(output, settings, inputs, overwrite=arguments.overwrite)
 
 
 @contextmanager
@@ -73,8 +76,9 @@ def kept(results: UnfinishedResults | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if results is not None and results.count:
+        if results is not None:
             results.close()
+        if results is not None and results.count:
             say(f"{results.path} keeps {quantity(results.count, 'result')}; run the same command again to resume")
         raise
     if results is not None:

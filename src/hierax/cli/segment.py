@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         return tally.end()
     kept_in = Path(arguments.output, "segment")
     # errors about files are reported before a model is downloaded
-    files = segmentation_files(paths, arguments.output, overwrite=may_replace(kept_in, arguments))
+    files = segmentation_files(paths, arguments.output, overwrite=may_replace(kept_in, arguments, paths))
     opened = model.open()
     predictor = open_segmenter(opened, full_size=arguments.full_size, **engine_options(arguments), inputs=len(paths))
     say_model(arguments.model, predictor)
@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
                 text = f"{result.path}: {places.mask}   {_largest(result)}"
                 yield Line(result.error, as_json(result, places), text)
 
-        results = unfinished(kept_in, arguments, predictor, opened, "window", "overlap")
+        results = unfinished(kept_in, arguments, predictor, opened, paths, "window", "overlap")
         write_files(results, paths, files, work, tally, as_json=arguments.json, what="segmenting")
     return tally.end()
 

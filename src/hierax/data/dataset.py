@@ -171,25 +171,34 @@ class Relabeled:
 def relabel(dataset: Dataset, classes: tuple[str, ...], *, numbered: bool) -> Dataset:
     """The dataset with the class numbers of `classes`, matched by name.
 
-    If `numbered`, classes whose names are their own numbers (0 and up) are matched by number.
+    If that is not possible and `numbered`, they are matched by number, if each class of the dataset has the name of the
+    class of its number, or that number as its name.
 
     Raises:
-        ValueError: a class is not in `classes`.
+        ValueError: a class is not in `classes`, or is there twice.
     """
     if dataset.classes == classes or not dataset.classes:
         return dataset
     own = dataset.classes
+    number: dict[str, list[int]] = {}
+    for i, name in enumerate(classes):
+        number.setdefault(_normalize(name), []).append(i)
+    found = [number.get(_normalize(name), []) for name in own]
+    if all(len(places) == 1 for places in found):
+        return Relabeled(dataset, classes, tuple(place for (place,) in found))
     # if all names are numbers, a number is a name: 3 is not the fourth of 0, 1, 2, 9
     numerals = all(name.isdecimal() for name in classes)
-    if numbered and not numerals and own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):
+    numbers = [{str(i), name} for i, name in enumerate(classes)]
+    by_number = len(own) <= len(classes) and all(name in allowed for name, allowed in zip(own, numbers, strict=False))
+    if numbered and not numerals and by_number:
         return Relabeled(dataset, classes, tuple(range(len(own))))
-    number = {_normalize(name): i for i, name in enumerate(classes)}
-    unknown = [name for name in own if _normalize(name) not in number]
-    if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        known = ", ".join(map(_quote, classes[:5])) + (", …" if len(classes) > 5 else "")
-        raise ValueError(f"unknown classes {', '.join(map(_quote, unknown[:3]))}{more}; known are {known}")
-    return Relabeled(dataset, classes, tuple(number[_normalize(name)] for name in own))
+    unknown = [name for name, places in zip(own, found, strict=True) if not places]
+    if not unknown:
+        twice = next(name for name, places in zip(own, found, strict=True) if len(places) > 1)
+        raise ValueError(f"there are several classes {_quote(twice)}; expected one of each name")
+    more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+    known = ", ".join(map(_quote, classes[:5])) + (", …" if len(classes) > 5 else "")
+    raise ValueError(f"unknown classes {', '.join(map(_quote, unknown[:3]))}{more}; known are {known}")
 
 
 def _normalize(name: str) -> str:

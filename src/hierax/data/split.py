@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,11 +98,16 @@ def _notify_of_shared_files(train: Dataset, validation_data: Dataset) -> None:
         return
     if train.classes and not validation_data.classes:  # this is refused
         return
-    places = {os.path.realpath(path) for path in train.paths}
-    shared = sum(os.path.realpath(path) in places for path in validation_data.paths)
+    notify_of_shared(train.paths, validation_data.paths)
+
+
+def notify_of_shared(train: Iterable[str], validation: Sequence[str]) -> None:
+    """Gives a notice if files to validate on are among the files to train on."""
+    places = {os.path.realpath(path) for path in train}
+    shared = sum(os.path.realpath(path) in places for path in validation)
     if shared:
         notify(
-            f"{shared:,} of {len(validation_data):,} samples to validate on are in the training set too: the scores "
+            f"{shared:,} of {len(validation):,} samples to validate on are in the training set too: the scores "
             "are better than for other images"
         )
 

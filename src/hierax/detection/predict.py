@@ -20,7 +20,7 @@ from hierax.detection.masks import decode
 from hierax.detection.objects import FoundObject, check_batch_size, find_objects
 from hierax.devices import find_device
 from hierax.predict.features import output_names
-from hierax.predict.inputs import check_no_input, image_paths, read_ahead
+from hierax.predict.inputs import Overwrite, check_outputs, image_paths, read_ahead
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
@@ -143,23 +143,17 @@ class DetectionFiles:
 
 
 def detection_files(
-    paths: Sequence[Path], output: str | os.PathLike[str], *, overwrite: bool = False
+    paths: Sequence[Path], output: str | os.PathLike[str], *, overwrite: Overwrite = False
 ) -> DetectionFiles:
     """The paths that are written for these images.
 
     Raises:
-        ValueError: a file exists and `overwrite` is False; or a file is one of the inputs; or `output` is a file.
+        ValueError: see `hierax.predict.inputs.check_outputs`.
     """
-    if Path(output).exists() and not Path(output).is_dir():
-        raise ValueError(f"{os.fspath(output)} is a file; expected a folder to write to")
     overlays = tuple(Path(output, f"{name}.png") for name in output_names(paths))
-    files = [Path(output, RESULTS), *overlays]
-    check_no_input(files, paths)
-    existing = [file for file in files if file.exists()]
-    if existing and not overwrite:
-        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise ValueError(f"{existing[0]}{more} would be replaced; choose another folder, or pass --overwrite")
-    return DetectionFiles(files[0], overlays)
+    results = Path(output, RESULTS)
+    check_outputs([results, *overlays], paths, overwrite=overwrite)
+    return DetectionFiles(results, overlays)
 
 
 def write_overlays(

@@ -23,7 +23,15 @@ from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
 from hierax.model.registry import TASKS
 from hierax.model.tasks import HieraBackbone
-from hierax.predict.inputs import check_inputs, check_no_input, image_paths, not_finite, read_pixels, stream
+from hierax.predict.inputs import (
+    Overwrite,
+    check_inputs,
+    check_outputs,
+    image_paths,
+    not_finite,
+    read_pixels,
+    stream,
+)
 from hierax.predict.predictor import Model, Predictor, Size, open_predictor
 from hierax.predict.unread import WrittenWhenRead
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing
@@ -225,22 +233,18 @@ def write_features(
 
 
 def feature_files(
-    images: Sequence[Path], output: str | os.PathLike[str], *, overwrite: bool = False, clips: bool = False
+    images: Sequence[Path], output: str | os.PathLike[str], *, overwrite: Overwrite = False, clips: bool = False
 ) -> list[tuple[Path, Path]]:
     """The paths that `features` writes for each image (for each video if `clips`): the arrays and the image.
 
     Raises:
-        ValueError: a file exists and `overwrite` is False; or a file is one of the inputs; or `output` is a file.
+        ValueError: `output` is empty; or see `hierax.predict.inputs.check_outputs`.
     """
-    if Path(output).exists() and not Path(output).is_dir():
-        raise ValueError(f"{os.fspath(output)} is a file; expected a folder to write to")
+    if not os.fspath(output):
+        raise ValueError("output is an empty path; expected a folder to write to")
     stems = [Path(output, name) for name in output_names(images)]
     files = [(Path(f"{stem}.npz"), Path(f"{stem}.{'gif' if clips else 'png'}")) for stem in stems]
-    check_no_input((file for pair in files for file in pair), images)
-    existing = [file for pair in files for file in pair if file.exists()]
-    if existing and not overwrite:
-        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise ValueError(f"{existing[0]}{more} would be replaced; choose another folder, or pass --overwrite")
+    check_outputs([file for pair in files for file in pair], images, overwrite=overwrite)
     return files
 
 

@@ -62,6 +62,28 @@ def check_no_input(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
             )
 
 
+Overwrite = bool | Callable[[Path], bool]
+"""Whether existing files may be replaced: all of them, none, or those for which a function returns True."""
+
+
+def check_outputs(files: Sequence[Path], inputs: Iterable[Path], *, overwrite: Overwrite) -> None:
+    """Checks the files that will be written to folders.
+
+    Raises:
+        ValueError: a folder is a file; or a file is one of the inputs; or a file exists and `overwrite` does not allow
+            to replace it.
+    """
+    for folder in dict.fromkeys(file.parent for file in files):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; expected a folder to write to")
+    check_no_input(files, inputs)
+    allowed = overwrite if callable(overwrite) else lambda _: bool(overwrite)
+    existing = [file for file in files if file.exists() and not allowed(file)]
+    if existing:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise ValueError(f"{existing[0]}{more} would be replaced; choose another folder, or pass --overwrite")
+
+
 def check_inputs(config: HieraConfig, paths: Sequence[Path] = ()) -> None:
     """Checks that a model takes images or clips, and that the names of the files have suffixes of this kind.
 

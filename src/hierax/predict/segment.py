@@ -14,9 +14,9 @@ from PIL import Image
 
 from hierax.model.registry import TASKS
 from hierax.predict.features import output_names
-from hierax.predict.inputs import check_inputs, image_paths, read_ahead
+from hierax.predict.inputs import check_inputs, check_outputs, image_paths, read_ahead
 from hierax.predict.predictor import Model, Predictor, open_predictor
-from hierax.predict.segmentation_files import SegmentationFiles, check_new, files_in, write_files
+from hierax.predict.segmentation_files import SegmentationFiles, files_in, write_files
 from hierax.predict.segmenter import ClassArea, Segmenter, read_shown
 from hierax.predict.sliding import OVERLAP
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
@@ -80,7 +80,7 @@ class Segmentation:
         """
         self._found()
         files = files_in(folder, self.name or self.path.stem)
-        check_new([files], [self.path], overwrite=overwrite)
+        check_outputs([*files], [self.path], overwrite=overwrite)
         return self.write(files)
 
     def write(self, files: SegmentationFiles, image: Image.Image | None = None) -> SegmentationFiles:

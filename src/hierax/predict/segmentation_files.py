@@ -16,7 +16,7 @@ from hierax.atomic import atomic_write
 from hierax.console import quantity
 from hierax.notices import notify
 from hierax.predict.features import output_names
-from hierax.predict.inputs import check_no_input
+from hierax.predict.inputs import Overwrite, check_outputs
 from hierax.reprs.text import short_repr
 from hierax.viz.segmentation import paint, with_legend
 
@@ -43,15 +43,15 @@ def files_in(folder: str | os.PathLike[str], name: str) -> SegmentationFiles:
 
 
 def segmentation_files(
-    images: Sequence[Path], output: str | os.PathLike[str], *, overwrite: bool = False
+    images: Sequence[Path], output: str | os.PathLike[str], *, overwrite: Overwrite = False
 ) -> list[SegmentationFiles]:
     """The files that `hierax segment` writes for each image.
 
     Raises:
-        ValueError: a file exists and `overwrite` is False; or a file is one of the inputs; or `output` is a file.
+        ValueError: see `hierax.predict.inputs.check_outputs`.
     """
     files = [files_in(output, name) for name in output_names(images)]
-    check_new(files, images, overwrite=overwrite)
+    check_outputs([file for one in files for file in one], images, overwrite=overwrite)
     return files
 
 
@@ -74,19 +74,6 @@ def _is_result(path: Path) -> bool:
         if name.endswith(end) and name != end:
             return all(file.is_file() for file in files_in(path.parent, name.removesuffix(end)))
     return False
-
-
-def check_new(files: Sequence[SegmentationFiles], images: Sequence[Path], *, overwrite: bool) -> None:
-    """Checks files before they are written; see `segmentation_files`."""
-    every = [file for one in files for file in one]
-    for folder in dict.fromkeys(file.parent for file in every):
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file; expected a folder to write to")
-    check_no_input(every, images)
-    existing = [file for file in every if file.exists()]
-    if existing and not overwrite:
-        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise ValueError(f"{existing[0]}{more} would be replaced; choose another folder, or pass --overwrite")
 
 
 def write_files(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from hierax.atomic import make_folder, name_in_errors
+from hierax.locking import try_lock
 
 SUFFIX = ".unfinished"
 _LONGEST = 240  # bytes of a file name, which has at most 255 on most disks
@@ -27,8 +30,9 @@ def unfinished_path(output: Path) -> Path:
 class UnfinishedResults:
     """Results that are kept until a command is finished: `labels.csv.unfinished` until `labels.csv` is written.
 
-    It is a JSON Lines file: first the settings, then an object for each result, with the size and the time of the
-    file that it is the result of. It is created with the first result. A line that a kill left incomplete is removed.
+    It is a JSON Lines file: first the settings, then an object for each result, with the size and the time that the
+    file had before it was read. While the command runs, the file is locked. A line that a kill left incomplete is
+    removed.
 
     Attributes:
         path: the file.
@@ -37,25 +41,44 @@ class UnfinishedResults:
     Args:
         output: the file or the name that they belong to; see `unfinished_path`.
         settings: everything but the inputs that results depend on, as JSON values.
-        overwrite: replace a file of other settings.
+        inputs: the files whose results the command makes.
+        overwrite: replace a file of other settings or inputs.
 
     Raises:
-        ValueError: there is a file, but it has other settings and `overwrite` is False, or it has another content.
+        ValueError: another command writes to the file; or it has another content; or `overwrite` is False, and it has
+            other settings, or results of other files that are still there.
+        OSError: it cannot be written.
     """
 
-    def __init__(self, output: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self, output: Path, settings: Mapping[str, Any], inputs: Iterable[Path], *, overwrite: bool = False
+    ) -> None:
         self.path = unfinished_path(output)
         self._settings = json.loads(json.dumps(settings))
+        self._stamps = {str(path): _stamp(path) for path in inputs}
+        self._inputs = _digest(self._stamps)
         self._found: dict[str, dict[str, Any]] = {}
-        self._size = 0
-        self._file: IO[bytes] | None = None
-        if self.path.exists():
+        self._size: int | None = 0  # bytes to keep; None when the rest is removed
+        self._new_folders = list(takewhile(lambda folder: not folder.exists(), self.path.parents))
+        with name_in_errors(self.path, self.path):
+            make_folder(self.path.parent)
+            self._file = self.path.open("a+b", buffering=0)
+        try:
+            if not try_lock(self._file.fileno(), self.path):
+                raise ValueError(
+                    f"{self.path}: another command is writing there; wait until it has finished, or choose another "
+                    "output"
+                )
             self._read(overwrite=overwrite)
+        except BaseException:
+            self._file.close()
+            raise
         self.count = len(self._found)
 
     def _read(self, *, overwrite: bool) -> None:
         with name_in_errors(self.path, self.path):
-            content = self.path.read_bytes()
+            self._file.seek(0)
+            content = self._file.read()
         complete = content[: content.rfind(b"\n") + 1]
         first, *others = complete.splitlines(keepends=True) or [b""]
         known = _parsed(first).get("settings")
@@ -70,16 +93,21 @@ class UnfinishedResults:
                 f"{self.path} has {len(others):,} results of other settings ({', '.join(different)}); use the same "
                 "settings to resume, or pass --overwrite to begin again"
             )
-        self._size = len(complete)
-        for line in others:
-            found = _parsed(line)
-            if isinstance(name := found.get("path"), str):
-                self._found[name] = found
+        found = {name: line for line in map(_parsed, others) if isinstance(name := line.get("path"), str)}
+        foreign = [name for name in found if name not in self._stamps and _stamp(Path(name)) is not None]
+        if foreign:
+            if overwrite:
+                return
+            raise ValueError(
+                f"{self.path} has results of {len(foreign):,} other files, such as {foreign[0]}; run that command "
+                "again to finish it, or choose another output, or pass --overwrite to begin again"
+            )
+        self._size, self._found = len(complete), found
 
     def get(self, path: Path) -> dict[str, Any] | None:
         """The result for a file; None if there is none, or if the file has changed."""
-        found = self._found.get(str(path))
-        return found["result"] if found is not None and found.get("file") == _stamp(path) else None
+        found, stamp = self._found.get(str(path)), self._stamps.get(str(path))
+        return found["result"] if found is not None and stamp is not None and found.get("file") == stamp else None
 
     def add(self, path: Path, result: Mapping[str, Any]) -> None:
         """Adds the result for a file.
@@ -87,28 +115,49 @@ class UnfinishedResults:
         Raises:
             OSError: it cannot be written.
         """
-        line = json.dumps({"path": str(path), "file": _stamp(path), "result": result}) + "\n"
+        line = json.dumps({"path": str(path), "file": self._stamps.get(str(path)), "result": result}) + "\n"
         with name_in_errors(self.path, self.path):
-            if self._file is None:
-                self._file = self._opened()
+            if self._size is not None:
+                self._begin()
             self._file.write(line.encode())
         self.count += 1
 
-    def _opened(self) -> IO[bytes]:
-        make_folder(self.path.parent)
-        file = self.path.open("r+b" if self.path.exists() else "wb", buffering=0)
-        file.truncate(self._size)
-        file.seek(self._size)
+    def _begin(self) -> None:
+        """Removes what is not a part of the results; writes the settings if there are none."""
+        self._file.truncate(self._size)
         if not self._size:
-            file.write(f"{json.dumps({'settings': self._settings})}\n".encode())
-        return file
+            self._file.write(f"{json.dumps({'settings': self._settings, 'inputs': self._inputs})}\n".encode())
+        self._size = None
 
     def close(self, *, delete: bool = False) -> None:
-        """Closes the file; with `delete`, removes it, because the command is finished."""
-        if self._file is not None:
-            self._file.close()
-        if delete:
+        """Closes the file. It is deleted with `delete`, because the command is finished, or if it has no results."""
+        if delete or not self.count:
             self.path.unlink(missing_ok=True)
+        self._file.close()
+        with suppress(OSError):  # they are not empty
+            for folder in self._new_folders:
+                folder.rmdir()
+
+
+def written_by(output: Path, inputs: Iterable[Path]) -> Callable[[Path], bool]:
+    """Returns a function that tells whether a file was written by the unfinished command for this output: any file, if
+    that command had the same inputs; otherwise one that its results name.
+    """
+    try:
+        first, *others = unfinished_path(output).read_bytes().splitlines() or [b""]
+    except OSError:
+        return lambda _: False
+    if _parsed(first).get("inputs") == _digest(map(str, inputs)):
+        return lambda _: True
+    results = (_parsed(line).get("result") for line in others)
+    named = {name for result in results if isinstance(result, dict) for name in result.get("files", ())}
+    return lambda path: str(path) in named
+
+
+def _digest(names: Iterable[str]) -> str:
+    from hashlib import blake2b  # it loads OpenSSL, which `hierax --help` does not need
+
+    return blake2b("\0".join(names).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -248,7 +248,7 @@ def run_trained_on(data: PathOrHubId, model: PathOrHubId | None) -> dict[str, An
     """The description of the run `model`, if that was fine-tuned on `data`; else empty."""
     if model is None:
         return {}
-    places = (Path(model), Path(model).resolve().parent)  # the run, or one of the models in it
+    places = (Path(model), *Path(model).resolve().parents[:2])  # the run, or a model or checkpoint in it
     record = next((place / "run.json" for place in places if (place / "run.json").is_file()), None)
     values = {} if record is None else read_description(record)
     same = bool(values) and mode_of(Recipe.from_dict(values["recipe"])).supervised
@@ -317,10 +317,14 @@ def _with_labels_of_model(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
     ids = [match[0] if (match := _SYNSET.match(label)) else None for label in labels]
     if len(own) == len(labels) and all(map(_SYNSET.fullmatch, own)) and not any(ids):
         return Relabeled(dataset, labels, tuple(range(len(own))))
-    number: dict[str, list[int]] = {}
+    if own == labels:
+        return dataset
+    whole, short = dict[str, list[int]](), dict[str, list[int]]()
     for index, label in enumerate(labels):
-        for name in {label, label.partition(",")[0], ids[index] or label}:
-            number.setdefault(name, []).append(index)
+        whole.setdefault(label, []).append(index)
+        for name in {label.partition(",")[0], ids[index] or label} - {label}:
+            short.setdefault(name, []).append(index)
+    number = {**short, **whole}
     twice = [name for name in own if len(number.get(name, ())) > 1]
     if twice:
         raise ValueError(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from hierax.console import ProgressDisplay, say
+from hierax.console import ProgressDisplay, quantity, say
 from hierax.processing.paths import check_named
 from hierax.train.checkpoints import write_text
 from hierax.train.description import log_entry
@@ -98,7 +98,7 @@ class RunLog:
         each = sum(r.seconds for r in recent) / len(recent) * (1 + _EVALUATION * self._evaluated)
         left = self.total - report.step
         if left > 0:
-            self.say(f"this takes {format_duration(left * each)}: {left:,} more steps of {each:.2g} s")
+            self.say(f"this takes {format_duration(left * each)}: {quantity(left, 'more step')} of {each:.2g} s")
 
     def _shown(self, report: StepReport) -> str:
         """Loss and learning rate; speed, and the share of the time without data, over the last steps."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,7 @@ from hierax.train.modes import mode_of
 from hierax.train.settings import Recipe
 
 MAX_MEASURED_SAMPLES = 512
+_DEPTHS = 64  # images of which it is checked whether they have 8 bits
 """Most samples that are read for a mean and a standard deviation."""
 
 
@@ -92,11 +94,24 @@ def record_for(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretraine
             mean, std = measure(size=config.image_size, channels=config.num_channels)
             scaled = {"image_mean": tuple(m / 255 for m in mean), "image_std": tuple(s / 255 for s in std)}
             record = record.replace(**scaled)
-    if not (dataset.arrays or dataset.videos) and record.do_rescale and stored_type(first) != "uint8":
-        notes.append(
-            f"images of {stored_type(first)} are read as 8 bits; num_channels=1 reads their values as they are"
-        )
+    if not (dataset.arrays or dataset.videos) and record.do_rescale:
+        notes += _notes_on_depth(dataset, first)
     return record if dataset.arrays else record.at(config.image_size[-2:])
+
+
+def _notes_on_depth(dataset: Dataset, first: Sample) -> list[str]:
+    """A note on images of more than 8 bits that are read as 8 bits."""
+    if stored_type(first) != "uint8":
+        return [f"images of {stored_type(first)} are read as 8 bits; num_channels=1 reads their values as they are"]
+    for index in range(0, len(dataset), -(-len(dataset) // _DEPTHS)):
+        with suppress(OSError, ValueError):
+            sample = dataset.sample(index)
+            if (found := stored_type(sample)) != "uint8":
+                return [
+                    f"warning: {sample.name} has values of {found} and {first.name} of 8 bits: all are read as 8 bits; "
+                    "separate them, and num_channels=1 reads the values of more bits as they are"
+                ]
+    return []
 
 
 def with_sampling(record: Preprocessing, recipe: Recipe, config: HieraConfig, notes: list[str]) -> Preprocessing:

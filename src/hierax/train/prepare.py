@@ -26,7 +26,7 @@ from hierax.train.adapters import RunAdapter, check_adapter, plan_adapter
 from hierax.train.class_weights import class_weights_for
 from hierax.train.labels import check_labels, check_targets, is_multi_label
 from hierax.train.modes import mode_of
-from hierax.train.pixels import MAX_MEASURED_SAMPLES, pixel_mean_and_std, record_for, with_sampling
+from hierax.train.pixels import MAX_MEASURED_SAMPLES, pixel_mean_and_std, record_for, stored_type, with_sampling
 from hierax.train.settings import Recipe
 from hierax.train.starting_model import build_starting_model
 from hierax.train.teacher import Teacher, open_teacher
@@ -230,5 +230,8 @@ def _first_readable(dataset: Dataset) -> Sample:
     """The first readable sample."""
     for index in range(min(len(dataset), MAX_MEASURED_SAMPLES)):
         with contextlib.suppress(OSError, ValueError):
-            return dataset.sample(index)
-    return dataset.sample(0)  # raises the error of the unreadable sample
+            sample = dataset.sample(index)
+            if not (dataset.arrays or dataset.videos):
+                stored_type(sample)  # it opens the file
+            return sample
+    return dataset.sample(0)  # raises the error of the unreadable sample, or the caller meets it

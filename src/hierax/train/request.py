@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hierax.data.dataset import Dataset
-from hierax.data.split import open_train_and_validation
+from hierax.data.split import notify_of_shared, open_train_and_validation
 from hierax.train.choice import Choice, choose, default_source
 from hierax.train.folder import RunExists, absolute_source
 from hierax.train.log import result_sentence
@@ -137,7 +137,7 @@ def open_masks(
 ) -> tuple[Dataset, Dataset | None]:
     """Images with masks to train on, and to validate on; None if none are given and none are found beside them."""
     from hierax.data.segmentation.dataset import segmentation_of
-    from hierax.data.segmentation.sources import open_segmentation, open_segmentation_splits
+    from hierax.data.segmentation.sources import open_segmentation_splits
 
     how: dict[str, Any] = {"columns": columns, "reduce_labels": masks.reduce_labels, "colors": masks.colors}
     train, held = open_segmentation_splits(data, fraction=0, seed=0, classes=masks.classes, **how)
@@ -145,7 +145,19 @@ def open_masks(
         return train, held
     found = segmentation_of(train)
     binary = None if found is None else found.numbering.binary  # a few masks do not show whether 255 is a class
-    return train, open_segmentation(validation, classes=masks.classes or train.classes, binary=binary, **how)
+    named = masks.classes or train.classes
+    whole, part = open_segmentation_splits(validation, fraction=0, seed=0, classes=named, binary=binary, **how)
+    held = whole if part is None else part
+    notify_of_shared(_image_names(train), _image_names(held))
+    return train, held
+
+
+def _image_names(dataset: Dataset) -> list[str]:
+    """The files of the images of a dataset with masks."""
+    from hierax.data.segmentation.dataset import segmentation_of
+
+    found = segmentation_of(dataset)
+    return [] if found is None else [found.images.name(index) for index in range(len(found))]
 
 
 def resolve_choice(

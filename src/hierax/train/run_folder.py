@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hierax.console import quantity
 from hierax.data.dataset import Dataset
 from hierax.model.pretrained import Pretrained
 from hierax.processing import Preprocessing
@@ -110,9 +111,11 @@ class RunRecorder(Callback):
         """Prints how the run ended. If it is finished, writes its result and its report."""
         log, folder = self.log, self.folder
         if self.unreadable_samples:
-            log.say(f"{len(self.unreadable_samples)} samples could not be read: {folder / 'unreadable.txt'}")
+            count = quantity(len(self.unreadable_samples), "sample")
+            log.say(f"{count} could not be read: {folder / 'unreadable.txt'}")
         if progress.skipped:
-            log.say(f"{progress.skipped} steps were skipped because their loss or gradient was not finite")
+            skipped = "1 step was" if progress.skipped == 1 else f"{progress.skipped:,} steps were"
+            log.say(f"{skipped} skipped because the loss or a gradient was not finite")
         if not finished:
             plot_losses(folder)
             log.say(f"stopped after step {progress.step} of {total}; the same command resumes it")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hierax.console import quantity
 from hierax.data.segmentation.class_tables import Entry
 from hierax.data.segmentation.masks import Mask
 from hierax.data.segmentation.numbering import MAX_CLASSES
@@ -107,7 +108,8 @@ def open_coco(path: Path) -> tuple[CocoMasks, list[Entry]]:
             "(boxes alone are for detection)"
         )
     if without:
-        notify(f"{path}: {without:,} annotations have only a box and are not drawn")
+        verb = "has only a box and is" if without == 1 else "have only a box and are"
+        notify(f"{path}: {quantity(without, 'annotation')} {verb} not drawn")
     return _masks(path, content["images"], objects), entries
 
 
@@ -122,7 +124,9 @@ def _masks(path: Path, images: Sequence[Mapping[str, Any]], objects: Mapping[Any
             f"in {', '.join(str(folder) for folder in folders[:4])}"
         )
     if lost:
-        notify(f"{path}: {len(lost):,} of {len(images):,} images are not found and not used, such as {lost[0]}")
+        verb = "is" if len(lost) == 1 else "are"
+        count = f"{len(lost):,} of {quantity(len(images), 'image')}"
+        notify(f"{path}: {count} {verb} not found and not used, such as {lost[0]}")
     used = [(one, place) for one, place in zip(images, places, strict=True) if place is not None]
     empty = sum(not objects[one["id"]] for one, _ in used)
     if empty:
