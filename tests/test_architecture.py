@@ -15,7 +15,18 @@ import hierax
 PACKAGE = Path(hierax.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (  # a room imports only from rooms below it
-    {"lazy", "advice", "home", "notices", "memory", "telemetry", "transformers_arguments", "extras", "devices"},
+    {
+        "lazy",
+        "advice",
+        "counts",
+        "home",
+        "notices",
+        "memory",
+        "telemetry",
+        "transformers_arguments",
+        "extras",
+        "devices",
+    },
     {"reprs"},
     {"atomic", "digests", "principal", "sockets", "streams", "stopping", "locking"},
     {"console", "folders", "together"},

@@ -201,6 +201,9 @@ def test_the_same_seed_hides_the_same_units() -> None:
 def test_drawing_a_mask_leaves_the_random_state_alone() -> None:
     before = torch.get_rng_state()
     draw_keep(image_config(), (64, 64), mask_ratio=None, seed=0)
+    for seed in ("x", 2**70, -1):
+        with pytest.raises(ValueError, match=f"seed is {seed!r}; expected a whole number from 0 to"):
+            draw_keep(image_config(), (64, 64), mask_ratio=None, seed=seed)  # type: ignore[arg-type]
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -85,7 +85,7 @@ def test_what_cannot_be_opened_is_named_with_what_is_allowed(tmp_path: Path) -> 
         "empty: no images in this folder",
         "and no videos, .tar shards, .parquet files or .npy arrays",
     )
-    refused(tmp_path / "mixed", "holds 1 file(s) beside class folders", "1.png beside cat", "mixed/**/*'")
+    refused(tmp_path / "mixed", "holds 1 file beside class folders", "1.png beside cat", "mixed/**/*'")
     refused(tmp_path / "hollow", "dog has no images (1 such)", "some in each class folder")
     refused(tmp_path / "kinds", "holds 1 images and 1 tar shards", "expected one kind")
     refused(tmp_path / "sides", "holds a training set in train/", "sides/train")

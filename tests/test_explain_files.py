@@ -176,7 +176,11 @@ def test_a_damaged_model_is_an_error_for_the_image(here: Path) -> None:
     model: Any = hierax.HieraForImageClassification(image_config()).eval()
     with torch.no_grad():
         model.head.weight.fill_(float("nan"))
-    (found,) = hierax.explain("a/cat.jpg", "out", model=model, labels=0)
+    (found,) = hierax.explain("a/cat.jpg", "out", model=model, labels=np.int64(0))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"labels is 3.0; expected names or numbers of classes"):
+        hierax.explain("a/cat.jpg", "other", model=model, labels=3.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="output is an empty path; expected a folder to write to"):
+        hierax.explain("a/cat.jpg", "", model=model)
     assert "is not finite" in str(found.error)
     assert not Path("out").exists()
 

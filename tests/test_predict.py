@@ -104,6 +104,16 @@ def test_an_engine_and_a_model_answer_as_their_checkpoint(here: Path, classifier
             assert math.isclose(ours.probability, theirs.probability, rel_tol=1e-4)
 
 
+def test_a_model_keeps_its_mode(here: Path, classifier_folder: str) -> None:
+    model = hierax.load(classifier_folder).train()
+    model.get_submodule("encoder.blocks.1").eval()  # as a frozen block
+    modes = [module.training for module in model.modules()]
+    one, two = (list(hierax.classify("a/cat.jpg", model=model)) for _ in range(2))
+    assert one == two == list(hierax.classify("a/cat.jpg", model=hierax.load(classifier_folder)))
+    assert next(hierax.features("a/cat.jpg", "features", model=model)).error is None
+    assert [module.training for module in model.modules()] == modes
+
+
 @pytest.mark.parametrize("function", ["classify", "features", "segment", "reconstruct"])
 def test_a_function_passes_the_number_of_its_images_so_that_few_run_on_pytorch(
     function: str,
@@ -285,7 +295,7 @@ def test_reconstructions_do_not_depend_on_the_batch(here: Path, mae_folder: str)
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory, classifier_folder: str, mae_folder: str) -> Path:
     place = tmp_path_factory.mktemp("exports")
-    hierax.export(hierax.load(classifier_folder), place / "classes", format="pt2")
+    hierax.export(hierax.hierax.load(classifier_folder), place / "classes", format="pt2")
     hierax.export(hierax.load(mae_folder), place / "mae", format="pt2")
     stages = ("stage1", "stage3")
     maps = hierax.HieraBackbone.from_pretrained(classifier_folder, out_features=stages)

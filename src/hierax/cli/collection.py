@@ -100,3 +100,14 @@ def cosine(text: str) -> float:
     if not -1 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a cosine similarity, -1 to 1")
     return value
+
+
+def likeness(text: str) -> float:
+    """Parses a number above 0 and at most 1, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a cosine similarity above 0, up to 1")
+    return value

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from hierax.cli.collection import add_approximate, add_collection, approximate_setting, cosine, open_index, write_page
+from hierax.cli.collection import add_approximate, add_collection, approximate_setting, likeness, open_index, write_page
 from hierax.cli.loading import positive
 from hierax.cli.terminal import UserError
 from hierax.collection.page_files import noun, rows_of
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_collection(parser, page="a contact sheet")
     parser.add_argument(
         "--threshold",
-        type=cosine,
+        type=likeness,
         default=0.95,
         metavar="S",
         help="minimum cosine similarity of a pair (default: 0.95)",

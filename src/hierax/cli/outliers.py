@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from hierax.cli.collection import add_collection, cosine, open_index, write_page
+from hierax.cli.collection import add_collection, likeness, open_index, write_page
 from hierax.cli.loading import positive
 from hierax.collection.page_files import noun, rows_of
 from hierax.console import ProgressDisplay, tell
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--alike",
-        type=cosine,
+        type=likeness,
         default=0.95,
         metavar="S",
         help="minimum cosine similarity of near copies (default: 0.95)",

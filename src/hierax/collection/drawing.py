@@ -55,7 +55,7 @@ def write_map(
         CollectionError: see `hierax.Index`.
         ValueError: the table cannot be used; or the output exists, or is not a page.
     """
-    from hierax.collection.index import Index
+    from hierax.collection.index import opened_index
     from hierax.collection.pages import map_page
     from hierax.collection.projection import COMPONENTS, layout
 
@@ -63,7 +63,7 @@ def write_map(
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{path} is not the name of a page; expected .html")
     check_page(path, overwrite=overwrite)
-    index = folder if isinstance(folder, Index) else Index(folder, column=column)
+    index = opened_index(folder, column)
     what, table = noun(index), None if color_by in (None, "folder") else table_of(str(color_by))
     places = layout(index, points=points, method=method)
     of = rows_of(index, [point.id for point in places.points])

@@ -15,7 +15,7 @@ from hierax.atomic import atomic_write
 from hierax.collection.approximate import positions
 from hierax.collection.blank import blank_rows
 from hierax.collection.checked import DAMAGED, read_arrays
-from hierax.collection.index import DIGITS, HitArrays, Index, nearest
+from hierax.collection.index import DIGITS, HitArrays, Index, nearest, opened_index
 from hierax.collection.mapped import INDEX, unit
 from hierax.collection.store import MARK, has_windows
 from hierax.collection.verify import verify_pairs
@@ -169,7 +169,7 @@ def duplicates(
         raise ValueError(f"components is {components}, but whiten is False; expected whiten=True")
     if whiten and approximate:
         raise ValueError("approximate=True and whiten=True exclude each other; whitened vectors are compared exactly")
-    index = folder if isinstance(folder, Index) else Index(folder, column=column)
+    index = opened_index(folder, column)
     built = None if whiten else index.lists(approximate)
     transform: Transform = Whitening(index, components=components) if whiten else _same
     hashes = _hashes(index)

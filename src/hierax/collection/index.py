@@ -15,6 +15,7 @@ import numpy as np
 
 from hierax.collection.mapped import INDEX, RowInfo, Shard, unit
 from hierax.collection.store import Manifest, Rows, shards
+from hierax.counts import check_count
 from hierax.notices import notify
 from hierax.reprs.text import never_raises, short_repr
 
@@ -130,6 +131,22 @@ def _folders(folder: Folders) -> list[Path]:
         if not os.fspath(path):
             raise ValueError("folder is an empty path; expected the path of a collection")
     return [Path(path) for path in folders]
+
+
+def opened_index(folder: Folders | Index, column: str | None) -> Index:
+    """The index of a folder; an index that is open already is returned.
+
+    Raises:
+        CollectionError: see `Index`.
+        ValueError: the open index is of another column.
+    """
+    if not isinstance(folder, Index):
+        return Index(folder, column=column)
+    if column not in (None, folder.column.name):
+        raise ValueError(
+            f"column is {column!r}, but the index is of the column {folder.column.name!r}; expected the same"
+        )
+    return folder
 
 
 class Index:
@@ -282,6 +299,7 @@ class Index:
         Raises:
             ValueError: an id or path is not in the collection; the message names it.
         """
+        ids = [ids] if isinstance(ids, str) else ids
         found = self.find(ids)
         for name in ids:
             if name not in found:
@@ -340,8 +358,7 @@ class Index:
             raise ValueError(f"vectors has shape {list(array.shape)}; expected [Q, {self.column.width}]")
         if not np.isfinite(array).all():
             raise ValueError("vectors contains NaN or infinity; expected finite numbers")
-        if k < 1:
-            raise ValueError(f"k is {k}; expected at least 1")
+        check_count("k", k)
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold}; expected a cosine similarity, -1 to 1")
         return array

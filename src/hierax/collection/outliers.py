@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hierax.collection.index import DIGITS, Index, nearest
+from hierax.collection.index import DIGITS, Index, nearest, opened_index
+from hierax.counts import check_count
 from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:
@@ -65,14 +66,13 @@ def outliers(
 
     Raises:
         CollectionError: see `Index`.
-        ValueError: count, k or references is below 1, or alike is not from 0 to 1.
+        ValueError: count, k or references is below 1, or alike is not above 0 and at most 1.
     """
     for name, value in (("count", count), ("k", k), ("references", references)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1")
+        check_count(name, value)
     if alike is not None and not 0 < alike <= 1:
         raise ValueError(f"alike is {alike}; expected a cosine similarity above 0, up to 1")
-    index = folder if isinstance(folder, Index) else Index(folder, column=column)
+    index = opened_index(folder, column)
     parts, done = [np.zeros(0)], 0
     for part in _scores(index, k, references):
         parts.append(part)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hierax.collection.index import Index
+from hierax.collection.index import Index, opened_index
+from hierax.counts import check_count
 from hierax.extras import missing_package
 from hierax.principal import principal_scores
 from hierax.reprs.text import short_repr
@@ -72,14 +73,13 @@ def layout(
         ValueError: points is below 1, or the method is unknown.
         ImportError: "tsne" needs scikit-learn.
     """
-    if points < 1:
-        raise ValueError(f"points is {points}; expected at least 1")
+    check_count("points", points)
     if method not in ("auto", "tsne", "pca"):
         raise ValueError(f"method is {method!r}; expected 'auto', 'tsne' or 'pca'")
     tsne = None if method == "pca" else _tsne()
     if method == "tsne" and tsne is None:
         raise missing_package("t-SNE", "sklearn")
-    index = folder if isinstance(folder, Index) else Index(folder, column=column)
+    index = opened_index(folder, column)
     rows = np.unique(np.linspace(0, len(index) - 1, min(points, len(index))).astype(np.int64))
     vectors = index.take(rows)
     vectors = np.where(np.isfinite(vectors), vectors, 0)  # a mapped file may be damaged

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hierax.console import quantity
 from hierax.data.arrays import map_array
 from hierax.data.dataset import Dataset, Sample, VideoSegment
 from hierax.data.image_folder import METADATA
@@ -202,7 +203,7 @@ def _by_class(folder: Path, paths: list[str], tops: list[str], folders: Collecti
     classes = tuple(sorted(name for name in folders if name))
     if flat:
         raise ValueError(
-            f"{folder} holds {flat} file(s) beside class folders, such as {paths[tops.index('')]} beside "
+            f"{folder} holds {quantity(flat, 'file')} beside class folders, such as {paths[tops.index('')]} beside "
             f"{classes[0]}; expected only files, or only class folders ('{folder / '**' / '*'}' takes all, without "
             "classes)"
         )

@@ -161,7 +161,7 @@ def _files(text: str) -> list[Path]:
         return [file for part in texts for file in _files(part)]
     if not glob.has_magic(text):
         raise ValueError(f"{text}: no such file or folder; {ALLOWED}")
-    files = [Path(name) for name in matches(text) if os.path.isfile(name)]
+    files = [Path(name) for name in matches(text) if not os.path.isdir(name)]
     files = [file for file in files if file.suffix.lower() in KINDS]
     if not files:
         raise ValueError(f"{text}: no file matches this pattern; {ALLOWED}")

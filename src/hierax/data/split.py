@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -101,13 +101,13 @@ def _notify_of_shared_files(train: Dataset, validation_data: Dataset) -> None:
     notify_of_shared(train.paths, validation_data.paths)
 
 
-def notify_of_shared(train: Iterable[str], validation: Sequence[str]) -> None:
+def notify_of_shared(train: Iterable[str], validation: Iterable[str]) -> None:
     """Gives a notice if files to validate on are among the files to train on."""
     places = {os.path.realpath(path) for path in train}
-    shared = sum(os.path.realpath(path) in places for path in validation)
-    if shared:
+    known = [os.path.realpath(path) in places for path in validation]
+    if any(known):
         notify(
-            f"{shared:,} of {len(validation):,} samples to validate on are in the training set too: the scores "
+            f"{sum(known):,} of {len(known):,} samples to validate on are in the training set too: the scores "
             "are better than for other images"
         )
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from hierax.counts import check_count
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.split import predefined_splits
 from hierax.devices import available_cores
@@ -185,6 +186,8 @@ def dataset_statistics(
     Raises:
         ValueError: see `open_dataset`; or arrays have different numbers of channels; or the data is videos.
     """
+    if workers is not None:
+        check_count("workers", workers, least=0)
     dataset, held = predefined_splits(source, columns=columns)
     if dataset.videos:
         raise ValueError(f"{source} holds videos; expected images or arrays")

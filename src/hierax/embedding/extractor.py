@@ -19,9 +19,10 @@ from hierax.collection.store import Column, Manifest
 from hierax.digests import weights_digest
 from hierax.engine import Engine
 from hierax.engine.backends.exported import is_export
+from hierax.model.layers import LayerNorm, init_weights
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS
-from hierax.model.tasks import HieraBackbone, HieraModel
+from hierax.model.tasks import HieraBackbone, HieraForPreTraining, HieraModel
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, Preprocessing
 from hierax.processing.defaults import preprocessing_for
@@ -233,7 +234,9 @@ def _open(
     """The model of a source. An export runs on an engine with these `settings`; a notice says how much it differs from
     its checkpoint.
     """
-    if isinstance(model, (Pretrained, Engine)):
+    if isinstance(model, Pretrained):
+        return model if POOLED not in layers or isinstance(model, HieraModel) else _as_features(model)
+    if isinstance(model, Engine):
         return model
     if not is_export(model):
         return _load_features(source_name(model), layers)
@@ -241,6 +244,27 @@ def _open(
     assert engine.exported is not None
     notify(f"{model} is {engine.exported.describe()}; its vectors are compared only with vectors of this export")
     return engine
+
+
+def _as_features(model: Pretrained) -> HieraModel:
+    """A model of features with the weights of another model. That of an MAE has a new norm, which does not change the
+    pooled features.
+    """
+    with torch.device("meta"):
+        features = HieraModel(model.config)
+    known, names = model.state_dict(), features.state_dict()
+    if isinstance(model, HieraForPreTraining):
+        norm = LayerNorm(model.config.hidden_size, eps=model.config.layer_norm_eps).to(model.device, model.dtype)
+        init_weights(norm, model.config, mae=False)
+        known |= {f"norm.{name}": value for name, value in norm.state_dict().items()}
+    if lacking := sorted(names.keys() - known.keys()):
+        raise ValueError(
+            f"model is a {type(model).__name__}, which has no {lacking[0].partition('.')[0]} for the layer "
+            f"{POOLED!r}; expected a classifier or a HieraModel, or layers such as 'stage3'"
+        )
+    features.load_state_dict({name: known[name] for name in names}, assign=True)
+    features.preprocessing = model.preprocessing
+    return features
 
 
 def _digest(engine: Engine) -> str:

@@ -139,7 +139,13 @@ def begin(sources: Sources, out: str | os.PathLike[str], *, workers: int | None 
     check_folder(folder)
     known = dict.fromkeys(Manifest.read(folder).inputs if (folder / MANIFEST).exists() else ())
     workers = _workers(workers)
-    several = [os.fspath(source) for source in ([sources] if isinstance(sources, (str, os.PathLike)) else sources)]
+    several = list[str]()
+    for number, source in enumerate([sources] if isinstance(sources, (str, os.PathLike)) else sources):
+        if not isinstance(source, (str, os.PathLike)):
+            raise TypeError(
+                f"sources[{number}] is a {type(source).__name__}; expected paths of images, folders, patterns or lists"
+            )
+        several.append(os.fspath(source))
     for given in several:
         check_input(given)
     inputs = [absolute_source(given) for given in several]

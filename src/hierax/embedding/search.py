@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hierax.collection.store import Manifest
+from hierax.counts import check_count
 from hierax.embedding.cards import HitImages
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS
@@ -86,6 +87,9 @@ def open_queries(
     return extractor
 
 
+_QUERIES = "expected ids of rows, or paths of images"
+
+
 @short_repr(changed=True)
 @dataclass(frozen=True)
 class SearchResult:
@@ -146,13 +150,21 @@ def search(
         CollectionError: the collection was made by another model; see also `hierax.Index`.
         ValueError, OSError: see `hierax.load` and `hierax.Index.search`.
     """
-    from hierax.collection.index import Index
+    from hierax.collection.index import opened_index
 
-    index = folder if isinstance(folder, Index) else Index(folder, column=column)
-    queries = [queries] if isinstance(queries, (str, Path)) else queries
+    index = opened_index(folder, column)
+    queries = [queries] if isinstance(queries, (str, os.PathLike)) else queries
+    if not isinstance(queries, Iterable) or isinstance(queries, (bytes, bytearray)):
+        raise TypeError(f"queries is a {type(queries).__name__}; {_QUERIES}")
+    texts = list[str]()
+    for number, query in enumerate(queries):
+        if not isinstance(query, (str, os.PathLike)):
+            raise TypeError(f"queries[{number}] is a {type(query).__name__}; {_QUERIES}")
+        texts.append(os.fspath(query))
+    top_k = check_count("top_k", top_k)
     return _search(
         index,
-        [os.fspath(query) for query in queries],
+        texts,
         top_k=top_k,
         threshold=threshold,
         approximate=approximate,
@@ -305,8 +317,8 @@ def _embed(
         max_pixels=max_pixels,
         on_progress=on_progress,
     )
-    names = {source.path: name for name, source in sources.items()}
-    unread = {names[path]: problem for path, problem in problems}
+    unreadable = dict(problems)  # by path; several queries may name one file
+    unread = {name: unreadable[source.path] for name, source in sources.items() if source.path in unreadable}
     read = [name for name in sources if name not in unread]
     good: np.ndarray = np.isfinite(vectors).all(1) & (vectors != 0).any(1)
     unread |= {name: "its features are not finite" for name, fine in zip(read, good.tolist(), strict=True) if not fine}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
+from hierax.counts import check_count
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
@@ -161,8 +162,7 @@ def predictions(
         example = CLASSIFIER if predictor.config.is_video else FEMTO
         also = "; segment takes this model" if task.dense else ""
         raise ValueError(f"this model is for {task.name}; classify needs a classifier, such as {example}{also}")
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-        raise ValueError(f"top_k is {top_k!r}; expected a whole number, at least 1")
+    top_k = check_count("top_k", top_k)
     processor = predictor.processor()
     if isinstance(processor, HieraVideoProcessor):
         return (_video(path, predictor, processor, views=views, top_k=top_k) for path in paths)

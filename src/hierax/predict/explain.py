@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from hierax.checkpoint.bundled import FEMTO
 from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
+from hierax.counts import check_count
 from hierax.devices import find_device
 from hierax.engine import Engine
 from hierax.engine.backends.exported import is_export
@@ -140,13 +142,18 @@ def asked_labels(labels: int | str | Iterable[int | str] | None, *, top_k: int, 
         ValueError: the method is unknown, or rollout is given a label; or no label is in the list, or top_k is below 1.
     """
     _check_method(method)
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-        raise ValueError(f"top_k is {top_k!r}; expected a whole number, at least 1")
+    check_count("top_k", top_k)
     if labels is None:
         return None
     if method == "rollout":
         raise ValueError(f"labels is {labels!r}, but {_NO_LABEL}")
-    wanted = [labels] if isinstance(labels, (int, str)) else list(labels)
+    if isinstance(labels, str):
+        return [labels]
+    if isinstance(labels, SupportsIndex):
+        return [operator.index(labels)]
+    if not isinstance(labels, Iterable):
+        raise ValueError(f"labels is {labels!r}; expected names or numbers of classes")
+    wanted = list(labels)
     if not wanted:
         raise ValueError("labels is empty; expected labels, or None for the most probable one")
     return wanted

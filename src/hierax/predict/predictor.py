@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from hierax.checkpoint.files import Source, locate
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint, read_checkpoint
 from hierax.checkpoint.preprocessing import located_preprocessing
+from hierax.counts import check_count
 from hierax.engine import Engine
 from hierax.engine.backends.exported import export_preprocessing, is_export
 from hierax.engine.hardware import backend_for, threads_beside
@@ -22,6 +24,7 @@ from hierax.model.config import HieraConfig
 from hierax.model.encoder import Hiera
 from hierax.model.pretrained import Pretrained
 from hierax.model.segmentation import HieraForSemanticSegmentation
+from hierax.predict.class_activation import evaluating
 from hierax.predict.inputs import reading_threads
 from hierax.processing import HieraImageProcessor, HieraVideoProcessor, Preprocessing
 from hierax.processing.decode import DEFAULT_MAX_PIXELS
@@ -74,7 +77,8 @@ class Predictor:
         if self.engine is not None:
             return self.engine.coarse_logits(pixel_values=pixels)
         assert isinstance(self.model, HieraForSemanticSegmentation)
-        return self.model.coarse_logits(pixels.to(self.model.device))
+        with evaluating(self.model):
+            return self.model.coarse_logits(pixels.to(self.model.device))
 
 
 def open_predictor(
@@ -107,15 +111,14 @@ def open_predictor(
         ValueError, OSError, ImportError: see `hierax.Engine`. Also ValueError: the model cannot have this size.
     """
     if batch_size is not None:
-        _check_count("batch_size", batch_size, _LARGEST_BATCH)
+        check_count("batch_size", batch_size, most=_LARGEST_BATCH)
     if isinstance(model, Pretrained):
-        model.eval()
         record = record_at(preprocessing_for(model.config, model.preprocessing), size=size, whole=whole)
         kind = "backbone" if isinstance(model, Hiera) else Signature.of(model).task
         place = model.device
         how = f"{str(model.dtype).removeprefix('torch.').replace('float', 'fp')}, PyTorch on {place.type}"
         batch = batch_size or (1 if place.type == "cpu" else _ON_A_GPU)
-        call = lambda x, **o: model(x.to(place), **o)  # noqa: E731
+        call = partial(_call, model)
         return Predictor(kind, model.config, record, model.license, how, batch, call, model, max_pixels)
     threads = None
     if inputs is not None and backend == "auto" and not isinstance(model, Engine) and not is_export(model):
@@ -157,9 +160,10 @@ def open_predictor(
     )
 
 
-def _check_count(name: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= most:
-        raise ValueError(f"{name} is {value!r}; expected a whole number from 1 to {most:,}")
+def _call(model: Pretrained, pixels: Tensor, **options: Any) -> Any:
+    """The output in eval mode; the model of the caller keeps its mode."""
+    with evaluating(model):
+        return model(pixels.to(model.device), **options)
 
 
 def _pixels(record: Preprocessing, config: HieraConfig) -> tuple[int, ...]:

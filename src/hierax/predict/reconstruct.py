@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
+from hierax.counts import check_count
 from hierax.engine.backends.exported import is_export
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import visible_units
@@ -220,6 +221,7 @@ def draw_keep(config: HieraConfig, size: tuple[int, ...], *, mask_ratio: float |
             unit.
     """
     check_mae_size(size, config)
+    seed = check_count("seed", seed, least=0, most=2**63 - 1)
     count = torch.Size(config.unit_grid(size)).numel()
     ratio = config if mask_ratio is None else config.replace(mask_ratio=mask_ratio)
     noise = torch.rand(1, count, generator=torch.Generator().manual_seed(seed))
