@@ -78,8 +78,8 @@ def kept(results: UnfinishedResults | None) -> Iterator[None]:
     except BaseException:
         if results is not None:
             results.close()
-        if results is not None and results.count:
-            say(f"{results.path} keeps {quantity(results.count, 'result')}; run the same command again to resume")
+            if results.count:
+                say(f"{results.path} keeps {quantity(results.count, 'result')}; run the same command again to resume")
         raise
     if results is not None:
         results.close(delete=True)

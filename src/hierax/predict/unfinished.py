@@ -147,7 +147,7 @@ def written_by(output: Path, inputs: Iterable[Path]) -> Callable[[Path], bool]:
         first, *others = unfinished_path(output).read_bytes().splitlines() or [b""]
     except OSError:
         return lambda _: False
-    if _parsed(first).get("inputs") == _digest(map(str, inputs)):
+    if _parsed(first).get("inputs") == _digest(dict.fromkeys(map(str, inputs))):
         return lambda _: True
     results = (_parsed(line).get("result") for line in others)
     named = {name for result in results if isinstance(result, dict) for name in result.get("files", ())}
