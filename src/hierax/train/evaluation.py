@@ -246,7 +246,7 @@ def probe_features(
 
 def run_trained_on(data: PathOrHubId, model: PathOrHubId | None) -> dict[str, Any]:
     """The description of the run `model`, if that was fine-tuned on `data`; else empty."""
-    if model is None:
+    if model is None or not Path(model).exists():
         return {}
     places = (Path(model), *Path(model).resolve().parents[:2])  # the run, or a model or checkpoint in it
     record = next((place / "run.json" for place in places if (place / "run.json").is_file()), None)
