@@ -122,4 +122,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Sphinx calls this."""
     app.connect("source-read", _change_source)
     app.connect("build-finished", _add_start_page)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "1", "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}
