@@ -63,7 +63,8 @@ def explain_folder(path: Path, expected: Sequence[str]) -> str:
     if (path / _EXPORT).is_file():
         return f"this is an export, whose weights cannot be loaded; hierax.Engine({str(path)!r}) runs it"
     if (path / _ADAPTER).is_file():
-        return f"it has the {_ADAPTER} of an adapter, but no tensors; expected adapter_model.safetensors beside it"
+        missing = "adapter_model.safetensors"
+        return f"it holds the {_ADAPTER} of an adapter, but not its tensors; expected {missing} beside it"
     if (path / "run.json").is_file():
         return "this is a run that has written no model yet; run the same command again to resume it"
     if (path / ".metadata").is_file() and any(path.glob("*.distcp")):
