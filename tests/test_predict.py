@@ -295,7 +295,7 @@ def test_reconstructions_do_not_depend_on_the_batch(here: Path, mae_folder: str)
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory, classifier_folder: str, mae_folder: str) -> Path:
     place = tmp_path_factory.mktemp("exports")
-    hierax.export(hierax.hierax.load(classifier_folder), place / "classes", format="pt2")
+    hierax.export(hierax.load(classifier_folder), place / "classes", format="pt2")
     hierax.export(hierax.load(mae_folder), place / "mae", format="pt2")
     stages = ("stage1", "stage3")
     maps = hierax.HieraBackbone.from_pretrained(classifier_folder, out_features=stages)
