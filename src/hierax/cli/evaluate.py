@@ -15,7 +15,7 @@ from hierax.cli.loading import add_batch_size, add_device, add_max_pixels, count
 from hierax.cli.masks import add_masks, mask_options
 from hierax.cli.outputs import add_json, add_overwrite, check_output, output_file
 from hierax.cli.terminal import UserError, say_unreadable
-from hierax.console import ProgressDisplay, say, tell
+from hierax.console import ProgressDisplay, quantity, say, tell
 from hierax.extras import require
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _segment(arguments: argparse.Namespace, common: dict[str, Any], *, writes: b
 def _show_segmentation(found: SegmentationEvaluation) -> None:
     from hierax.train.log import format_metrics
 
-    tell("   ".join(format_metrics(found.metrics)) + f"   on {found.count:,} samples")
+    tell("   ".join(format_metrics(found.metrics)) + f"   on {quantity(found.count, 'sample')}")
     width = max((len(entry["label"]) for entry in found.per_class), default=0)
     for entry in found.per_class:
         shares = "  ".join(f"{name} {_percent(entry[key])}" for name, key in _SHARES.items())
@@ -212,11 +212,12 @@ def _show(found: Evaluation) -> None:
     from hierax.train.log import format_metrics
 
     metrics = {name: value for name, value in found.metrics.items() if name != "score"}
-    tell("   ".join(format_metrics(metrics)) + f"   on {found.count:,} samples")
+    tell("   ".join(format_metrics(metrics)) + f"   on {quantity(found.count, 'sample')}")
     width = max((len(entry["label"]) for entry in found.per_class), default=0)
     for entry in found.per_class:
         shares = f"recall {_percent(entry['recall'])}  precision {_percent(entry['precision'])}"
-        tell(f"  {entry['label']:<{width}}  {shares}  {entry['samples']:>6} samples")
+        noun = "sample" if entry["samples"] == 1 else "samples"
+        tell(f"  {entry['label']:<{width}}  {shares}  {entry['samples']:>6} {noun}")
 
 
 def _percent(value: float | None) -> str:

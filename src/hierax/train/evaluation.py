@@ -274,10 +274,13 @@ def _held_out_by_run(
         return None, f"{note}, and these numbers may include images that it was trained on"
     if validation is None:
         return None, f"{data} is what the run was trained on; these numbers say nothing about other images"
-    return (
-        validation,
-        f"the run was trained on {data}; only the {len(validation):,} samples that it held out are evaluated",
-    )
+    return validation, held_out_note(data, len(validation))
+
+
+def held_out_note(data: PathOrHubId, count: int) -> str:
+    """A note on an evaluation of the samples that a run held out."""
+    only = "the 1 sample that it held out is" if count == 1 else f"the {count:,} samples that it held out are"
+    return f"the run was trained on {data}; only {only} evaluated"
 
 
 def _with_labels(part: Subset, data: PathOrHubId, columns: Mapping[str, str] | None) -> Dataset | None:

@@ -19,7 +19,7 @@ from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import never_raises
-from hierax.train.evaluation import run_trained_on, source_of, summary_of, worker_count
+from hierax.train.evaluation import held_out_note, run_trained_on, source_of, summary_of, worker_count
 from hierax.train.parallel import open_world
 from hierax.train.pixels import pixel_mean_and_std
 from hierax.train.plots import draw_confusion
@@ -200,7 +200,7 @@ def _evaluated(
             note = f"{data} is what the run was trained on; these numbers say nothing about other images"
         else:
             validation = held
-            note = f"the run was trained on {data}; only the {len(held):,} samples that it held out are evaluated"
+            note = held_out_note(data, len(held))
     return _with_classes(train if validation is None else validation, labels), note
 
 
