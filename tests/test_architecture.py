@@ -18,7 +18,7 @@ FLOORS = (  # a room imports only from rooms below it
     {
         "lazy",
         "advice",
-        "counts",
+        "arguments",
         "home",
         "notices",
         "memory",

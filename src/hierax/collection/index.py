@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from hierax.arguments import check_count
 from hierax.collection.mapped import INDEX, RowInfo, Shard, unit
 from hierax.collection.store import Manifest, Rows, shards
-from hierax.counts import check_count
 from hierax.notices import notify
 from hierax.reprs.text import never_raises, short_repr
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hierax.arguments import check_count
 from hierax.collection.index import DIGITS, Index, nearest, opened_index
-from hierax.counts import check_count
 from hierax.reprs.text import short_repr
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from hierax.arguments import check_count
 from hierax.collection.index import Index, opened_index
-from hierax.counts import check_count
 from hierax.extras import missing_package
 from hierax.principal import principal_scores
 from hierax.reprs.text import short_repr

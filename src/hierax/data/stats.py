@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from hierax.counts import check_count
+from hierax.arguments import check_count
 from hierax.data.dataset import Dataset, Sample
 from hierax.data.split import predefined_splits
 from hierax.devices import available_cores

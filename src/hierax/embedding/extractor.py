@@ -250,9 +250,9 @@ def _as_features(model: Pretrained) -> HieraModel:
     """A model of features with the weights of another model. That of an MAE has a new norm, which does not change the
     pooled features.
     """
-    with torch.device("meta"):
-        features = HieraModel(model.config)
-    known, names = model.state_dict(), features.state_dict()
+    known = model.state_dict()
+    features = TASKS["features"].outline(model.config, known)
+    names = features.state_dict()
     if isinstance(model, HieraForPreTraining):
         norm = LayerNorm(model.config.hidden_size, eps=model.config.layer_norm_eps).to(model.device, model.dtype)
         init_weights(norm, model.config, mae=False)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from hierax.arguments import path_texts
 from hierax.checkpoint.bundled import FEMTO
 from hierax.collection.store import MANIFEST, Block, Manifest, arrow, shard_path
 from hierax.embedding.cluster import on_cluster, ray_package
@@ -139,13 +140,7 @@ def begin(sources: Sources, out: str | os.PathLike[str], *, workers: int | None 
     check_folder(folder)
     known = dict.fromkeys(Manifest.read(folder).inputs if (folder / MANIFEST).exists() else ())
     workers = _workers(workers)
-    several = list[str]()
-    for number, source in enumerate([sources] if isinstance(sources, (str, os.PathLike)) else sources):
-        if not isinstance(source, (str, os.PathLike)):
-            raise TypeError(
-                f"sources[{number}] is a {type(source).__name__}; expected paths of images, folders, patterns or lists"
-            )
-        several.append(os.fspath(source))
+    several = path_texts("sources", sources, "expected paths of images, folders, patterns or lists")
     for given in several:
         check_input(given)
     inputs = [absolute_source(given) for given in several]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hierax.arguments import check_count, path_texts
 from hierax.collection.store import Manifest
-from hierax.counts import check_count
 from hierax.embedding.cards import HitImages
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS
@@ -87,9 +87,6 @@ def open_queries(
     return extractor
 
 
-_QUERIES = "expected ids of rows, or paths of images"
-
-
 @short_repr(changed=True)
 @dataclass(frozen=True)
 class SearchResult:
@@ -153,14 +150,7 @@ def search(
     from hierax.collection.index import opened_index
 
     index = opened_index(folder, column)
-    queries = [queries] if isinstance(queries, (str, os.PathLike)) else queries
-    if not isinstance(queries, Iterable) or isinstance(queries, (bytes, bytearray)):
-        raise TypeError(f"queries is a {type(queries).__name__}; {_QUERIES}")
-    texts = list[str]()
-    for number, query in enumerate(queries):
-        if not isinstance(query, (str, os.PathLike)):
-            raise TypeError(f"queries[{number}] is a {type(query).__name__}; {_QUERIES}")
-        texts.append(os.fspath(query))
+    texts = path_texts("queries", queries, "expected ids of rows, or paths of images")
     top_k = check_count("top_k", top_k)
     return _search(
         index,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hierax.arguments import check_count
 from hierax.checkpoint.bundled import FEMTO
-from hierax.counts import check_count
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hierax.arguments import check_count
 from hierax.checkpoint.bundled import FEMTO
 from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
-from hierax.counts import check_count
 from hierax.devices import find_device
 from hierax.engine import Engine
 from hierax.engine.backends.exported import is_export

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hierax.arguments import path_texts
 from hierax.devices import available_cores
 from hierax.model.config import HieraConfig
 from hierax.processing import Clip, HieraImageProcessor, HieraVideoProcessor, ImageError
@@ -38,18 +39,11 @@ def image_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
         TypeError: an item is not a path; it may be a decoded image, for example.
         ValueError: a path is empty; it would mean the current folder.
     """
-    one = isinstance(images, (str, os.PathLike))
-    if not one and (not isinstance(images, Iterable) or isinstance(images, (bytes, bytearray))):
-        raise TypeError(f"images is a {type(images).__name__}; {_EXPECTED_PATHS}")
-    paths: list[Path] = []
-    for index, path in enumerate([images] if one else images):
-        name = "images" if one else f"images[{index}]"
-        if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"{name} is a {type(path).__name__}; {_EXPECTED_PATHS}")
-        if not os.fspath(path):
-            raise ValueError(f"{name} is an empty path; {_EXPECTED_PATHS}")
-        paths.append(Path(path))
-    return paths
+    texts = path_texts("images", images, _EXPECTED_PATHS)
+    if "" in texts:
+        name = "images" if isinstance(images, (str, os.PathLike)) else f"images[{texts.index('')}]"
+        raise ValueError(f"{name} is an empty path; {_EXPECTED_PATHS}")
+    return [Path(text) for text in texts]
 
 
 def check_no_input(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -11,11 +11,11 @@ from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from hierax.arguments import check_count
 from hierax.checkpoint.files import Source, locate
 from hierax.checkpoint.hub import HubOptions
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint, read_checkpoint
 from hierax.checkpoint.preprocessing import located_preprocessing
-from hierax.counts import check_count
 from hierax.engine import Engine
 from hierax.engine.backends.exported import export_preprocessing, is_export
 from hierax.engine.hardware import backend_for, threads_beside

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hierax.arguments import check_count
 from hierax.checkpoint.bundled import FEMTO_MAE
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
-from hierax.counts import check_count
 from hierax.engine.backends.exported import is_export
 from hierax.model.config import HieraConfig
 from hierax.model.encoder import visible_units

@@ -144,12 +144,12 @@ def written_by(output: Path, inputs: Iterable[Path]) -> Callable[[Path], bool]:
     that command had the same inputs; otherwise one that its results name.
     """
     try:
-        first, *others = unfinished_path(output).read_bytes().splitlines() or [b""]
+        with unfinished_path(output).open("rb") as file:
+            if _parsed(file.readline()).get("inputs") == _digest(dict.fromkeys(map(str, inputs))):
+                return lambda _: True
+            results = [_parsed(line).get("result") for line in file]
     except OSError:
         return lambda _: False
-    if _parsed(first).get("inputs") == _digest(dict.fromkeys(map(str, inputs))):
-        return lambda _: True
-    results = (_parsed(line).get("result") for line in others)
     named = {name for result in results if isinstance(result, dict) for name in result.get("files", ())}
     return lambda path: str(path) in named
 
