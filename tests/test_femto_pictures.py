@@ -5,8 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib
+import io
+import json
 import struct
+import sys
+import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -177,6 +182,78 @@ def test_emoji_have_a_group_and_at_most_one_tone_of_skin(script: Any) -> None:
     assert found["People & Body/person-role/farmer"] == (0x1F9D1, 0x200D, 0x1F33E)
     assert len(found["People & Body/person-role/farmer-skin"]) == 4
     assert len(found) == 2
+
+
+EMOJI = """# group: Animals & Nature
+# subgroup: animal-mammal
+1F408 ; fully-qualified # x E0.7 cat
+1F3CC FE0F ; fully-qualified # x E0.7 person golfing
+1F43B 200D 2744 FE0F ; fully-qualified # x E13.0 polar bear
+1F415 ; fully-qualified # x E0.7 dog
+"""
+
+
+def packed(path: Path, files: dict[str, bytes]) -> Path:
+    """A package of npm with these files."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_emoji_of_other_artists_are_found_by_code_points(script: Any, tmp_path: Path) -> None:
+    (tmp_path / "groups.txt").write_text(EMOJI)
+    names = {"1f408": b"cat", "1f3cc": b"golf", "1f43b-200d-2744-fe0f": b"bear", "1f999": b"llama"}
+    package = packed(tmp_path / "a.tgz", {f"assets/{code}.webp": content for code, content in names.items()})
+    script("emoji_sets").unpack_emoji_set(package, tmp_path / "groups.txt", tmp_path / "out")
+    found = {path.stem: path.read_bytes() for path in (tmp_path / "out").rglob("*.webp")}
+    assert found == {"cat": b"cat", "person golfing": b"golf", "polar bear": b"bear"}
+    assert (tmp_path / "out/Animals & Nature/animal-mammal/cat.webp").is_file()
+
+
+def test_emoji_of_iconify_are_found_by_code_points_names_and_aliases(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = SimpleNamespace(svg_to_bytes=lambda *, svg_string, width: list(f"{width} {svg_string}".encode()))
+    monkeypatch.setitem(sys.modules, "resvg_py", drawn)
+    (tmp_path / "groups.txt").write_text(EMOJI)
+    icons = {
+        "icons": {"a-cat": {"body": "<cat/>"}, "golfer": {"body": "<golf/>", "width": 18}, "polar-bear": {"body": "b"}},
+        "aliases": {"golfing": {"parent": "golfer"}},
+        "width": 36,
+        "height": 36,
+    }
+    named = {"1f408": "a-cat", "1f3cc": "golfing"}
+    files = {"icons.json": json.dumps(icons).encode(), "chars.json": json.dumps(named).encode()}
+    package = packed(tmp_path / "a.tgz", files)
+    script("emoji_sets").unpack_emoji_set(package, tmp_path / "groups.txt", tmp_path / "out")
+    found = {path.stem: path.read_text() for path in (tmp_path / "out").rglob("*.png")}
+    assert found.keys() == {"cat", "person golfing", "polar bear"}
+    assert found["cat"].startswith("256 <svg")
+    assert "<cat/>" in found["cat"]
+    assert '"0 0 36 36"' in found["cat"]
+    assert '"0 0 18 36"' in found["person golfing"]
+
+
+def test_an_emoji_of_a_set_is_trained_on_only_if_the_same_motif_is_not_held_out(script: Any) -> None:
+    split = script("split")
+    held, trained = (item(script, drawing(seed), name, "mammals") for seed, name in ((0, "cat"), (1, "dog")))
+    same, other, alike, new = (item(script, drawing(seed), f"set {seed}", "mammals", "set") for seed in (2, 3, 0, 4))
+    same.series, other.series, alike.series, new.series = "cat", "dog", "dog", "bear"
+    for each in (same, other, alike, new):
+        each.like = "one"
+    found = [same, held, other, alike, trained, new]
+    rows = {held.mark[:16]: split.Row("mammals", "test"), trained.mark[:16]: split.Row("mammals", "train")}
+    split.grouped(found)
+    free = split.free_of(found, rows)
+    assert free == [other, trained, new]
+    labeled = split.with_sets(rows, free)
+    assert {mark for mark, row in labeled.items() if row.split == "train"} == {each.mark[:16] for each in free}
+    assert held.mark[:16] in labeled
+    assert same.mark[:16] not in labeled
+    assert not split.new_split([same, other, alike, new])
 
 
 def test_the_glyphs_of_sequences_are_read_from_a_font(script: Any) -> None:
