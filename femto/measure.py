@@ -33,6 +33,7 @@ from hierax.processing import HieraImageProcessor
 from hierax.train.evaluation import Evaluation, evaluate
 from hierax.train.probe import linear
 from hierax.train.teacher import open_teacher
+from split import is_photo
 from sure import DRAWS, parts, sure, sure_metrics
 
 Json = dict[str, Any]
@@ -86,8 +87,8 @@ def accuracy(a: argparse.Namespace) -> Json:
 
 
 def are_photos(dataset: Dataset) -> np.ndarray:
-    """Which pictures of a folder are photos: those that are saved as JPEG."""
-    return np.array([dataset.sample(index).name.endswith(".jpg") for index in range(len(dataset))])
+    """Which pictures of a folder are photos."""
+    return np.array([is_photo(dataset.sample(index).name) for index in range(len(dataset))])
 
 
 def baselines(a: argparse.Namespace) -> Json:

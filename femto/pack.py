@@ -24,7 +24,7 @@ from typing import Any
 
 from PIL import Image
 
-from split import Item, Row, free_of
+from split import Item, Row, free_of, is_photo
 
 HELD_QUALITY = 80  # of WebP, for the pictures that are measured on
 QUALITIES = (1, 95)  # for training
@@ -124,7 +124,7 @@ def held_out(folder: Path) -> Iterator[Picture]:
     for place, split in HELD.items():
         for path in sorted(path for path in (folder / place).rglob("*") if path.suffix in SUFFIXES):
             category = path.parent.name if place.startswith("labeled") else ""
-            yield Picture(f"{split}/{path.stem}", path, split, category, False, path.suffix == ".jpg")
+            yield Picture(f"{split}/{path.stem}", path, split, category, False, is_photo(path.name))
 
 
 def fitting(pictures: Sequence[Picture], budget: int, pool: Executor) -> int:

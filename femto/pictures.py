@@ -159,7 +159,7 @@ def counts(folder: Path, found: Sequence[Item], rows: Mapping[str, Row], left: C
         if row and row.category:
             table[row.category][row.split] += 1
             sources[row.category][item.package] += 1
-    sizes = Counter(item.group for item in found)
+    sizes = Counter(item.group for item in found if not item.like)
     places = ("unlabeled", "held_out_photos", *(f"labeled/{split}" for split in ("train", "val", "test")))
     return {
         "categories": {name: {**table[name], "sources": dict(sources[name])} for name in sorted(table)},

@@ -70,6 +70,11 @@ class Row:
     split: str
 
 
+def is_photo(name: str) -> bool:
+    """Whether a file that femto/pictures.py wrote is a photo: photos are JPEG, drawings PNG."""
+    return name.endswith(".jpg")
+
+
 def versions(found: Sequence[Item], since: int = 0) -> Iterator[tuple[int, int]]:
     """Pairs of pictures that look alike, mirrored or not; with `since`, of one from there on and one before it."""
     packages = np.array([item.package for item in found])

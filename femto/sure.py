@@ -19,6 +19,7 @@ from PIL import Image
 from hierax.demo.answers import probabilities, side
 from hierax.demo.inputs import pooled
 from hierax.model.tasks import HieraForImageClassification
+from split import is_photo
 
 Json = dict[str, Any]
 GOAL = 0.8  # share of the answers that are to be right
@@ -37,7 +38,7 @@ class Answered:
             parts.append(probabilities(model, pooled(model, pictures, side(model))))
         self.probabilities = torch.cat(parts).double().numpy()
         self.labels = np.array(labels)
-        self.photos = np.array([file.suffix == ".jpg" for file in files])
+        self.photos = np.array([is_photo(file.name) for file in files])
 
     @property
     def confidence(self) -> np.ndarray:

@@ -41,7 +41,7 @@ def test_explain_writes_the_heat_of_the_most_probable_label(run: Run, classifier
     code, out, err = run("explain", "a/cat.jpg", "-o", "out", "--model", classifier_folder)
     assert code == 0
     assert out.startswith("a/cat.jpg: out/cat.npz, out/cat.png   ")
-    assert "fp32, PyTorch on cpu" in err
+    assert "fp32, torch on cpu" in err
     predictor = open_explainer(classifier_folder, device="cpu")
     pixels = hierax.AutoImageProcessor.from_pretrained(classifier_folder)("a/cat.jpg").pixel_values
     (expected,) = explanations(predictor, pixels)

@@ -116,7 +116,7 @@ def open_predictor(
         record = record_at(preprocessing_for(model.config, model.preprocessing), size=size, whole=whole)
         kind = "backbone" if isinstance(model, Hiera) else Signature.of(model).task
         place = model.device
-        how = f"{str(model.dtype).removeprefix('torch.').replace('float', 'fp')}, PyTorch on {place.type}"
+        how = f"{str(model.dtype).removeprefix('torch.').replace('float', 'fp')}, torch on {place.type}"
         batch = batch_size or (1 if place.type == "cpu" else _ON_A_GPU)
         call = partial(_call, model)
         return Predictor(kind, model.config, record, model.license, how, batch, call, model, max_pixels)
