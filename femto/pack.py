@@ -181,7 +181,7 @@ def collected(folder: Path, side: int) -> list[Picture]:
     grouped(found)
     rows = read_split(HERE / "split.csv")
     free = free_of(found, rows)
-    rows = with_sets(read_wrong(HERE / "wrong.csv", rows), free)
+    rows = with_sets(read_wrong(HERE / "wrong.csv", rows), found, free)
     return [*trained_on(free, rows, folder / "unlabeled"), *held_out(folder)]
 
 

@@ -191,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     photos = sorted((item for item in found if item.photo), key=lambda item: item.mark)
     if not arguments.labels_only:
         write_unlabeled(folder, free, [item.cut for item in photos if item.group in kept], arguments.side)
-    rows = with_sets(read_wrong(HERE / "wrong.csv", rows), free)
+    rows = with_sets(read_wrong(HERE / "wrong.csv", rows), found, free)
     held = [item.cut for item in photos if rows.get(item.mark[:16], Row("", "")).split == "held-out"]
     write_labeled(folder, found, rows, held)
     summary = counts(folder, found, rows, left)

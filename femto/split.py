@@ -181,6 +181,12 @@ def free_of(found: Sequence[Item], rows: Mapping[str, Row]) -> list[Item]:
     return [item for item in found if not shut & {item.group, *item.relatives}]
 
 
-def with_sets(rows: Mapping[str, Row], free: Sequence[Item]) -> dict[str, Row]:
-    """The split, and the labels of the pictures of sets that may be trained on."""
-    return {**rows, **{item.mark[:16]: Row(item.category, "train") for item in free if item.like and item.category}}
+def with_sets(rows: Mapping[str, Row], found: Sequence[Item], free: Sequence[Item]) -> dict[str, Row]:
+    """The split, and the labels of those pictures of sets that may be trained on: as in the split, where it has one."""
+    motifs = {(item.package, item.series): rows[item.mark[:16]].category for item in found if item.mark[:16] in rows}
+    labels = {
+        item.mark[:16]: motifs.get((item.like, item.series), item.category)
+        for item in free
+        if item.like and item.category
+    }
+    return {**rows, **{mark: Row(category, "train") for mark, category in labels.items() if category}}

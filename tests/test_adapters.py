@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import hierax
 from hierax.checkpoint.opened import DIALECTS
 from hierax.cli import main
-from hierax.integrations.transformers import HieraxForImageClassification
+from hierax.integrations.transformers import HieraxForImageClassification, HieraxForSemanticSegmentation
 from hierax.notices import Notice
 from test_checkpoint_hub import cache
 
@@ -57,6 +57,17 @@ def integrated(base: Path) -> nn.Module:
 
 def of_transformers(base: Path) -> nn.Module:
     return transformers.HieraForImageClassification.from_pretrained(base)
+
+
+def test_an_adapter_with_a_head_for_segmentation_is_opened(base: Path, tmp_path: Path) -> None:
+    changed: dict[str, Any] = {"num_labels": 2, "ignore_mismatched_sizes": True}
+    model = HieraxForSemanticSegmentation.from_pretrained(base, **changed)
+    made = adapted(base, model, "segmentation")
+    made.save_pretrained(tmp_path / "adapter")
+    opened = hierax.load(tmp_path / "adapter")
+    assert isinstance(opened, hierax.HieraForSemanticSegmentation)
+    assert opened.config.num_labels == 2
+    torch.testing.assert_close(logits(opened), logits(made), atol=1e-5, rtol=1e-5)
 
 
 KINDS: dict[str, tuple[Callable[[Path], nn.Module], str]] = {

@@ -18,6 +18,7 @@ from hierax.cli.parsing import parse
 from hierax.detection import FoundObject, detect, open_detection, open_detector
 from hierax.detection.drawing import color_of, draw_objects
 from hierax.detection.masks import encode
+from hierax.notices import Notice
 from hierax.predict.unfinished import UnfinishedResults
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
@@ -220,6 +221,35 @@ def test_detect_resumes(task: str, place: Path, tmp_path: Path, run: Hierax, mon
     assert not list(out.glob("*.unfinished"))
     code, _, err = run(*words, "-o", out)
     assert (code, "would be replaced" in err) == (2, True)
+
+
+def test_overlays_are_not_images(place: Path, tmp_path: Path, run: Hierax, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those within the folder of the images, nor for the COCO file that is written beside them."""
+    write_images(tmp_path / "a", 3)
+    out = tmp_path / "a" / "seen"
+    words = ("detect", tmp_path / "a", "--model", place / "detect", "--threshold", "0", "-o", out)
+    real = UnfinishedResults.add
+
+    def add(self: UnfinishedResults, *result: Any) -> None:
+        if self.count == 1:
+            raise KeyboardInterrupt
+        real(self, *result)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(UnfinishedResults, "add", add)
+        assert run(*words)[0] == 130
+    code, _, err = run(*words)
+    assert code == 0
+    assert "2 images left out: overlays that hierax detect wrote" in err
+    assert "1 of 3 results are already there" in err
+    found = open_detection(out / "detections.json")
+    assert [Path(image.path).resolve() for image in found.images] == [tmp_path / "a" / f"{n}.png" for n in range(3)]
+    code, _, err = run(*words, "--overwrite")
+    assert (code, "3 images left out: overlays" in err) == (0, True)
+    assert len(json.loads((out / "detections.json").read_text())["images"]) == 3
+    (tmp_path / "a" / "1.png").unlink()
+    with pytest.warns(Notice, match=r"1 of 3 images cannot be read and is left out, such as .*1\.png: no such file"):
+        assert len(open_detection(out).images) == 2
 
 
 @pytest.mark.parametrize("value", ["2", "-1", "half", "nan"])

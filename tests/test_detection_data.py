@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from detection_sets import IDS, NAMES, coco_values, drawn, one_file, polygon, write_coco, write_images, write_yolo
+from hierax.data import open_segmentation
 from hierax.detection import open_detection, open_detection_splits
 from hierax.detection.dataset import DetectionDataset
 from hierax.notices import Notice
+from hierax.processing import ImageError
 
 
 def splits(source: Path, **options: Any) -> tuple[DetectionDataset, DetectionDataset | None]:
@@ -119,6 +121,24 @@ def test_images_are_found_by_their_names_without_the_folders_of_another_machine(
     write_images(tmp_path / "images", 4)
     (tmp_path / "boxes.json").write_text(json.dumps(values))
     assert [Path(i.path).name for i in open_detection(tmp_path / "boxes.json").images] == [f"{n}.png" for n in range(4)]
+
+
+def test_images_of_one_name_in_several_folders_are_never_one_file(tmp_path: Path) -> None:
+    values = coco_values(4)
+    for camera, image in enumerate(values["images"]):
+        image["file_name"] = f"camera{camera}/0.png"
+    write_images(tmp_path / "images", 1)
+    (tmp_path / "boxes.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"its images, such as camera0/0\.png, are not in"):
+        open_detection(tmp_path / "boxes.json")
+    with pytest.raises(ValueError, match="none of its 4 images is found"):
+        open_segmentation(tmp_path / "boxes.json")
+    for camera in (0, 2, 3):  # one camera is missing, and there is another image of this name
+        (tmp_path / "images" / f"camera{camera}").mkdir()
+        drawn(camera)[0].save(tmp_path / "images" / f"camera{camera}" / "0.png")
+    with pytest.warns(Notice, match=r"1 of 4 images cannot be read and is left out, such as .*camera1"):
+        data = open_detection(tmp_path / "boxes.json")
+    assert [Path(image.path).parent.name for image in data.images] == ["camera0", "camera2", "camera3"]
 
 
 def test_ids_that_are_texts_or_floats_are_whole_numbers(tmp_path: Path) -> None:
@@ -268,6 +288,47 @@ def test_annotations_of_stored_pixels_belong_to_these(tmp_path: Path) -> None:
         image = open_detection(file).images[1]
     assert (image.width, image.height, image.as_stored) == (60, 80, True)
     assert image.load().size == (60, 80)
+
+
+def test_a_turned_tiff_has_the_size_of_its_upright_pixels(tmp_path: Path) -> None:
+    """Pillow states the upright size of a TIFF file, and that of other files as it is stored."""
+    source = write_yolo(tmp_path, train=3, val=2)
+    plain = open_detection(source).images[1]
+    pixels = np.asarray(plain.load())
+    for path in (source / "images" / "val").iterdir():
+        with Image.open(path) as image:
+            stored = image.transpose(Image.Transpose.ROTATE_90)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        stored.save(path.with_suffix(".tif"), exif=exif)
+        path.unlink()
+    image = open_detection(source).images[1]
+    assert (image.width, image.height, image.objects) == (plain.width, plain.height, plain.objects)
+    np.testing.assert_array_equal(np.asarray(image.load()), pixels)
+
+
+def test_an_image_that_has_changed_its_size_is_not_read(tmp_path: Path) -> None:
+    image = open_detection(one_file(tmp_path)).images[1]
+    Image.new("RGB", (60, 80)).save(image.path)
+    with pytest.raises(ImageError, match="has 60 x 80 pixels; its annotations are for 80 x 60"):
+        image.load()
+
+
+@pytest.mark.parametrize("visible", [0, 1])
+def test_key_points_of_poses_are_not_polygons(visible: int, tmp_path: Path) -> None:
+    source = write_yolo(tmp_path / "set")
+    expected = [image.objects for image in open_detection(source).images]
+    for file in (source / "labels").rglob("*.txt"):
+        points = " 0.45 0.45 2 0.55 0.55 1" if visible else " 0.45 0.45 0.55 0.55"
+        file.write_text("".join(f"{line}{points}\n" for line in file.read_text().splitlines() if line))
+    description = (source / "data.yaml").read_text()
+    (source / "data.yaml").write_text(f"{description}kpt_shape: [2, {2 + visible}]\n")
+    assert [image.objects for image in open_detection(source).images] == expected
+    with pytest.raises(ValueError, match="a box; instances need polygons"):
+        open_detection(source, masks=True)
+    (source / "data.yaml").write_text(f"{description}kpt_shape: 17\n")
+    with pytest.raises(ValueError, match="kpt_shape is 17; expected the number of key points and of values of each"):
+        open_detection(source)
 
 
 def test_an_image_of_another_size_than_the_annotated_one_is_refused(tmp_path: Path) -> None:

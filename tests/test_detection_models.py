@@ -201,7 +201,7 @@ def test_a_run_can_be_continued_with_other_classes(trunk: Path, tmp_path: Path) 
     )
     assert all(torch.equal(t, same.model.state_dict()[n]) for n, t in first.model.state_dict().items())
     assert notes == [f"starts from {tmp_path / 'run' / 'model'}, with its head"]
-    assert "new (random) layers: those of the 3 classes; the model had 2" in said
+    assert "new (random) layers: those of 3 of 3 classes, one, two, three" in said
     assert other.model.config.id2label == {0: "one", 1: "two", 2: "three"}
     assert other.category_ids == (1, 2, 3)
     name = (
@@ -211,6 +211,25 @@ def test_a_run_can_be_continued_with_other_classes(trunk: Path, tmp_path: Path) 
     assert torch.equal(other.model.state_dict()[name], first.model.state_dict()[name])
     with pytest.raises(ValueError, match="holds a model for --task detect, but the task is instances"):
         build_detector(small("instances"), NAMES, IDS, tmp_path / "run")
+
+
+@pytest.mark.parametrize("task", ["detect", "instances"])
+def test_classes_that_a_model_knows_keep_their_layers_in_another_order(task: str, trunk: Path, tmp_path: Path) -> None:
+    first = built(trunk, task)
+    first.save(tmp_path / "model")
+    new, notes = build_detector(small(task), [NAMES[1], "new", NAMES[0]], [0, 1, 2], tmp_path / "model")
+    swapped, said = build_detector(small(task), NAMES[::-1], [0, 1], tmp_path / "model")
+    assert notes[-1] == "new (random) layers: those of 1 of 3 classes, new"
+    assert said[-1] == "the model knows all 2 classes and keeps their layers"
+    assert swapped.model.config.id2label == dict(enumerate(NAMES[::-1]))
+    old, named, turned = (one.model.state_dict() for one in (first, new, swapped))
+    layers = [name for name in old if named[name].shape != old[name].shape and "empty_weight" not in name]
+    assert len(layers) >= 2
+    for name in layers:
+        torch.testing.assert_close(named[name][[2, 0, *range(3, len(named[name]))]], old[name])
+        torch.testing.assert_close(turned[name][[1, 0, *range(2, len(old[name]))]], old[name])
+    others = [name for name in old if name not in layers and named[name].shape == old[name].shape]
+    assert all(torch.equal(named[name], old[name]) for name in others)
 
 
 def test_what_is_no_model_of_detection_is_said(trunk: Path, tmp_path: Path) -> None:

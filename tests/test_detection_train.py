@@ -14,7 +14,7 @@ from PIL import Image
 
 import hierax
 from detection_sets import IDS, NAMES, coco_values, one_file, write_coco, write_images, write_yolo
-from hierax.detection import evaluate_detection, finetune_detection, open_detector
+from hierax.detection import evaluate_detection, finetune_detection, open_detection_splits, open_detector
 from hierax.detection.steps import DetectionTrainer, last_whole
 from hierax.notices import Notice
 from hierax.train import TrainingStopped, finetune
@@ -71,6 +71,49 @@ def test_yolo_folders_and_single_files_are_trained_on(trunk: Path, tmp_path: Pat
     run = train(one_file(tmp_path / "file", count=5), tmp_path / "b", None, "model=hiera_tiny_224", "steps=1",
                 "validation_fraction=0")  # fmt: skip
     assert json.loads((run / "run.json").read_text())["facts"]["held_out"] == 0
+
+
+def test_a_run_that_starts_from_a_model_keeps_its_head(
+    trunk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_coco(tmp_path / "set")
+    first = train(source, tmp_path / "first", trunk, "head=d-fine", "steps=1")
+    plain = ["image_size=64", "steps=1", "batch_size=2"]
+    again = finetune_detection(source, out=tmp_path / "again", source=first, settings=plain, device="cpu")
+    assert "d-fine, 64 pixels, 8 queries" in capsys.readouterr().err
+    recipe = json.loads((again / "run.json").read_text())["recipe"]
+    assert {name: recipe[name] for name in ("head", "width", "queries", "decoder_layers", "feedforward")} == {
+        "head": "d-fine", "width": 32, "queries": 8, "decoder_layers": 2, "feedforward": 16
+    }  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"queries is 60, but .* has 8; a run that starts from a model of detection keeps"
+    ):
+        train(source, tmp_path / "other", first, "head=d-fine", "queries=60")
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_an_evaluation_of_the_training_data_takes_what_the_run_held_out(
+    validated: bool, trunk: Path, tmp_path: Path
+) -> None:
+    source = one_file(tmp_path, count=8)
+    options = {"validation": source} if validated else {}
+    run = train(source, tmp_path / "run", trunk, "steps=1", "validation_fraction=0.25", **options)
+    found = evaluate_detection(source, model=run, device="cpu")
+    if validated:
+        assert found.images == 8
+        assert found.note == f"{source} is what the run was trained on; these numbers say nothing about other images"
+        return
+    _, held = open_detection_splits(source, fraction=0.25, seed=0)
+    assert held is not None
+    assert found.images == len(held) == 2
+    assert found.note == f"the run was trained on {source}; only the 2 samples that it held out are evaluated"
+    assert found.numbers == evaluate_detection(held, model=run, device="cpu").numbers
+    values = json.loads(source.read_text())
+    values["annotations"].pop()
+    source.write_text(json.dumps(values))
+    found = evaluate_detection(source, model=run / "model", device="cpu")
+    assert found.images == 8
+    assert "but has other samples now" in str(found.note)
 
 
 def test_fewer_queries_than_objects_give_a_notice(trunk: Path, tmp_path: Path) -> None:

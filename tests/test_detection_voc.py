@@ -51,6 +51,18 @@ def test_files_beside_images_are_read_also_in_folders_of_sets(tmp_path: Path) ->
     assert (len(train), len(held)) == (4, 2)
 
 
+def test_the_name_of_the_file_comes_before_the_stated_one(tmp_path: Path) -> None:
+    folder = one_folder(tmp_path / "one")
+    for number in (1, 2):  # as after renaming the files
+        (folder / f"{number}.xml").write_text(voc_text(number).replace(f"{number}.png", "0.png"))
+    assert boxes(open_detection(folder)) == expected(*range(4))
+    (folder / "2.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"2\.xml and .*0\.xml both are annotations of .*0\.png; expected one file for"
+    ):
+        open_detection(folder)
+
+
 def test_corners_are_counted_from_0_if_one_of_them_is_0(tmp_path: Path) -> None:
     folder = one_folder(tmp_path)
     for number in range(4):

@@ -249,11 +249,15 @@ def test_an_emoji_of_a_set_is_trained_on_only_if_the_same_motif_is_not_held_out(
     split.grouped(found)
     free = split.free_of(found, rows)
     assert free == [other, trained, new]
-    labeled = split.with_sets(rows, free)
+    labeled = split.with_sets(rows, found, free)
     assert {mark for mark, row in labeled.items() if row.split == "train"} == {each.mark[:16] for each in free}
     assert held.mark[:16] in labeled
     assert same.mark[:16] not in labeled
     assert not split.new_split([same, other, alike, new])
+    corrected = split.with_sets(rows | {trained.mark[:16]: split.Row("sea-animals", "train")}, found, free)
+    assert [corrected[each.mark[:16]].category for each in (other, new)] == ["sea-animals", "mammals"]
+    removed = split.with_sets(rows | {trained.mark[:16]: split.Row("", "train")}, found, free)
+    assert other.mark[:16] not in removed
 
 
 def test_the_glyphs_of_sequences_are_read_from_a_font(script: Any) -> None:

@@ -263,7 +263,8 @@ def _config(
     try:
         if notes:
             return HieraConfig.from_dict(notes["config"])
-        heads = [tensor for name, tensor in adapter.replaced.items() if ours[name] == "head.weight"]
+        last = {f"{spec.classifier}.weight" for spec in TASKS.values() if spec.labels}
+        heads = [tensor for name, tensor in adapter.replaced.items() if ours[name] in last]
         labels = len(heads[0]) if heads else base.config.num_labels
         if labels == base.config.num_labels:
             return base.config

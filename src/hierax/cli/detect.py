@@ -62,12 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from hierax.detection.build import open_detector
-    from hierax.detection.predict import RESULTS, detection_files
+    from hierax.detection.predict import RESULTS, detection_files, without_overlays
     from hierax.devices import find_device
     from hierax.digests import weights_digest
     from hierax.predict.unfinished import UnfinishedResults
 
-    paths, problems = expand(arguments.images)
+    found, problems = expand(arguments.images)
+    paths = without_overlays(found, arguments.images)
     tally = tally_of(problems, as_json=arguments.json)
     if not paths:
         return tally.end()

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.train import data_and_settings, settings_of_options
-from hierax.console import ProgressDisplay, tell
-from hierax.devices import find_device
+from hierax.console import ProgressDisplay, say, tell
 from hierax.stopping import last_signal
 
 if TYPE_CHECKING:
@@ -118,7 +117,6 @@ def run_evaluate(arguments: argparse.Namespace, folder: Path) -> list[tuple[str,
     Args:
         folder: the folder of the model, see `hierax.detection.build.detector_folder`.
     """
-    from hierax.detection.build import open_detector
     from hierax.detection.evaluate import evaluate_detection
 
     for name in ("probe", "train", "confusion", "columns", "classes", "reduce_labels", "colors", "workers"):
@@ -129,16 +127,17 @@ def run_evaluate(arguments: argparse.Namespace, folder: Path) -> list[tuple[str,
         raise ValueError("--views does not work with a model of detection; leave it out")
     if arguments.weights == "last" and (folder.parent / "model-last").is_dir():
         folder = folder.parent / "model-last"
-    detector = open_detector(folder)
-    detector.model.to(find_device(arguments.device))
     with ProgressDisplay("image") as display:
         found = evaluate_detection(
             arguments.data,
-            model=detector,
+            model=folder,
+            device=arguments.device,
             batch_size=arguments.batch_size,
             max_pixels=arguments.max_pixels,
             on_progress=display.update,
         )
+    if found.note:
+        say(found.note)
     if arguments.json:
         print(json.dumps(found.to_dict()))
     else:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hierax.checkpoint.opened import open_checkpoint
+from hierax.detection.continued import with_classes
 from hierax.detection.recipes import DetectionRecipe
 from hierax.detection.view import Pixels
 from hierax.extras import require
@@ -184,7 +185,7 @@ def open_detector(source: str | os.PathLike[str]) -> Detector:
     return Detector(model.eval(), task, classes, tuple(ids) if good else tuple(range(len(classes))), pixels)
 
 
-def _opened(folder: Path, task: str, **changes: Any) -> Any:
+def _opened(folder: Path, task: str) -> Any:
     import transformers
 
     from hierax.integrations.transformers import register
@@ -193,7 +194,7 @@ def _opened(folder: Path, task: str, **changes: Any) -> Any:
     auto = {"detect": "AutoModelForObjectDetection", "instances": "AutoModelForUniversalSegmentation"}[task]
     try:
         with quiet_transformers():
-            return getattr(transformers, auto).from_pretrained(folder, dtype=torch.float32, **changes)
+            return getattr(transformers, auto).from_pretrained(folder, dtype=torch.float32)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, OSError) and error.filename:
             raise
@@ -229,10 +230,9 @@ def _continued(
     notes = [f"starts from {folder}, with its head"]
     model = before.model
     if before.classes != tuple(classes):
-        names = dict(enumerate(classes))
-        changes = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
-        model = _opened(folder, task, ignore_mismatched_sizes=True, **changes)
-        notes.append(f"new (random) layers: those of the {len(classes)} classes; the model had {len(before.classes)}")
+        with quiet_transformers():
+            model, note = with_classes(model, before.classes, classes)
+        notes.append(note)
     model.config.category_ids = list(category_ids)
     _freeze(model.get_submodule(_PLACES[task]), recipe)
     pixels = Pixels(recipe.image_size, before.pixels.mean, before.pixels.std)

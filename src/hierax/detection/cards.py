@@ -51,7 +51,12 @@ def detection_evaluation(found: DetectionEvaluation) -> str:
     rows = [[_number(row[key]) for key in keys] for row in found.per_class]
     what = "masks" if found.masks else "boxes"
     title = f"DetectionEvaluation of {quantity(found.images, 'image')}"
-    return card(title, table((), numbers), table(keys, rows) if rows else "", note=f"{what} were compared")
+    return card(
+        title,
+        table((), numbers),
+        table(keys, rows) if rows else "",
+        note=f"{what} were compared{f'; {found.note}' if found.note else ''}",
+    )
 
 
 def _number(value: Cell) -> Cell:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,31 @@ _PREFIX = re.compile(r"^(?:instances|annotations|_annotations|labels)[_.-]?")
 _EXPECTED = "expected a COCO file with images, annotations and categories"
 
 
+class _Names:
+    """The names of the images of a file.
+
+    Folders in them may belong to another machine. They are ignored if the names differ without them too; otherwise
+    several images of one name would become one file. Overlays, which `hierax detect` writes beside its file, are not
+    the images.
+    """
+
+    def __init__(self, names: Sequence[str], overlays: Collection[str]) -> None:
+        self.all = names
+        plain = {name.replace("\\", "/") for name in names}
+        self._bare = len({name.rpartition("/")[2] for name in plain}) == len(plain)
+        self._overlays = overlays
+
+    def find(self, folder: str, name: str) -> str | None:
+        """The path of an image in a folder; None if it is not there."""
+        plain = name.replace("\\", "/")
+        last = plain.rpartition("/")[2]
+        for candidate in (name, plain, *([last] if self._bare and last not in self._overlays else ())):
+            path = os.path.join(folder, candidate)
+            if candidate and os.path.isfile(path):
+                return path
+        return None
+
+
 def read_coco(file: Path, *, images: Path | None = None, masks: bool = False) -> DetectionDataset:
     """Reads a COCO file.
 
@@ -52,12 +77,13 @@ def read_coco(file: Path, *, images: Path | None = None, masks: bool = False) ->
     number = {category: label for label, category in enumerate(ids)}
     rows = _images(file, values["images"])
     objects = _annotations(file, values["annotations"], rows, number, masks=masks)
-    folder = _image_folder(file, [row["file_name"] for row in rows.values()], images)
+    names = _Names([row["file_name"] for row in rows.values()], {str(row.get("overlay")) for row in rows.values()})
+    folder = _image_folder(file, names, images)
     found: list[AnnotatedImage] = []
     unreadable: list[tuple[str, str]] = []
     turned: list[str] = []
     for key, row in rows.items():
-        path = _path_of(folder, row["file_name"]) or os.path.join(folder, row["file_name"])
+        path = names.find(folder, row["file_name"]) or os.path.join(folder, row["file_name"])
         try:
             image = placed(file, path, key, row, tuple(objects.get(key, ())))
         except ImageError as error:
@@ -310,7 +336,7 @@ def check_form(file: str, images: Sequence[AnnotatedImage]) -> None:
         )
 
 
-def _image_folder(file: Path, names: Sequence[str], given: Path | None) -> str:
+def _image_folder(file: Path, names: _Names, given: Path | None) -> str:
     """The folder that holds the images of a file."""
     split = _PREFIX.sub("", file.stem)
     split = re.sub(r"[_.-]?(?:annotations|coco|labels)$", "", split)
@@ -318,26 +344,16 @@ def _image_folder(file: Path, names: Sequence[str], given: Path | None) -> str:
     places = [given] if given is not None else [
         place / name for place in (here, above) for name in ("", "images", split, f"images/{split}", f"{split}/images")
     ]  # fmt: skip
-    tried = list(islice(names, _TRIED))
-    counts = [sum(_path_of(str(place), name) is not None for name in tried) for place in places]
+    tried = list(islice(names.all, _TRIED))
+    counts = [sum(names.find(str(place), name) is not None for name in tried) for place in places]
     best = max(range(len(places)), key=lambda i: (counts[i], -i))
     if not counts[best]:
         looked = dict.fromkeys(str(place) for place in places if place.is_dir())
         raise ValueError(
-            f"{file}: its images, such as {names[0]}, are not in {', '.join(looked) or given}; expected them beside "
-            "the file, in images/, or in a folder with the name of the split"
+            f"{file}: its images, such as {names.all[0]}, are not in {', '.join(looked) or given}; expected them "
+            "beside the file, in images/, or in a folder with the name of the split"
         )
     return str(places[best])
-
-
-def _path_of(folder: str, name: str) -> str | None:
-    """The path of an image in a folder: with the folders of its name, or without them; None if it is not there."""
-    plain = name.replace("\\", "/")
-    for candidate in (name, plain, plain.rpartition("/")[2]):
-        path = os.path.join(folder, candidate)
-        if candidate and os.path.isfile(path):
-            return path
-    return None
 
 
 def _some(values: Sequence[int], most: int = 10) -> str:

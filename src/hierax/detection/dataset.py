@@ -12,7 +12,7 @@ from PIL import Image
 
 from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
-from hierax.processing.color import orientation, to_rgb
+from hierax.processing.color import orientation, stored_size, to_rgb
 from hierax.processing.decode import decode, open_source, pillow_is_quiet, read_header
 from hierax.reprs.text import dataset_repr, short_repr
 
@@ -77,15 +77,20 @@ class AnnotatedImage:
         """The pixels in RGB, in the frame of the annotations.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or has another size than its annotations.
         """
         source = self.path if self.read is None else self.read()
         if self.as_stored:
-            return to_rgb(decode(source, name=self.path, max_pixels=max_pixels), name=self.path)
-        try:
-            return load_image(source, max_pixels=max_pixels)
-        except ImageError as error:
-            raise ImageError(self.path, error.problem) from None
+            image = to_rgb(decode(source, name=self.path, max_pixels=max_pixels), name=self.path)
+        else:
+            try:
+                image = load_image(source, max_pixels=max_pixels)
+            except ImageError as error:
+                raise ImageError(self.path, error.problem) from None
+        if image.size != (self.width, self.height):  # a TIFF is always upright, and files may change
+            found = f"{image.width} x {image.height} pixels"
+            raise ImageError(self.path, f"has {found}; its annotations are for {self.width} x {self.height}")
+        return image
 
 
 @dataset_repr
@@ -161,7 +166,7 @@ def image_sizes(source: Any, *, name: str) -> tuple[tuple[int, int], tuple[int, 
     """
     with open_source(source, name=name) as stream, pillow_is_quiet():
         image = read_header(stream, name=name, max_pixels=None)
-        stored = image.size
+        stored = stored_size(image)
         upright = (stored[1], stored[0]) if orientation(image) in _SIDEWAYS else stored
     return upright, stored
 

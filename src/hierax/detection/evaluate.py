@@ -14,12 +14,16 @@ from hierax.detection.build import Detector, check_packages, open_detector
 from hierax.detection.dataset import AnnotatedImage, DetectionDataset
 from hierax.detection.masks import encode
 from hierax.detection.objects import FoundObject, check_batch_size, find_objects
-from hierax.detection.sources import open_detection
+from hierax.detection.recipes import TASKS, DetectionRecipe
+from hierax.detection.sources import has_validation, open_detection, open_detection_splits
 from hierax.devices import find_device
 from hierax.predict.inputs import read_ahead
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
+from hierax.train.description import read_object
+from hierax.train.folder import absolute_source
+from hierax.train.held_out import held_out_part, run_file
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers, in COCO's order."""
@@ -37,6 +41,7 @@ class DetectionEvaluation:
         masks: whether masks were compared; else boxes.
         images: number of images.
         unreadable: names and problems of images that cannot be read.
+        note: a sentence about which images were evaluated, if this is not obvious.
     """
 
     numbers: dict[str, float | None]
@@ -44,6 +49,7 @@ class DetectionEvaluation:
     masks: bool
     images: int
     unreadable: list[tuple[str, str]]
+    note: str | None = None
 
     @html_repr
     def _repr_html_(self) -> str:
@@ -75,7 +81,8 @@ def evaluate_detection(
 
     Args:
         data: what `open_detection` opens, or a data set. For a model of masks, the data set must have been opened with
-            `masks=True`. Classes are matched by their names.
+            `masks=True`. Classes are matched by their names. Of the training data of the run `model`, only the images
+            that the run held out are evaluated.
         model: a run, a folder of transformers, or an open model.
         device: "auto", "cpu", "cuda", ….
         batch_size: images per call of the model.
@@ -87,12 +94,13 @@ def evaluate_detection(
             model of masks; or `batch_size` is below 1; or the output of the model is not finite.
     """
     check_batch_size(batch_size)
+    path = None if isinstance(model, Detector) else model
     if not isinstance(model, Detector):
         model = open_detector(model)
         model.model.to(find_device(device))
-    masks = model.task == "instances"
+    masks, note = model.task == "instances", None
     if not isinstance(data, DetectionDataset):
-        data = open_detection(data, masks=masks)
+        data, note = _opened(data, path, masks=masks)
     data = data.with_classes(model.classes, model.category_ids)
     if not data.objects:
         raise ValueError(f"{data.name}: no objects to compare with; expected annotations")
@@ -103,7 +111,30 @@ def evaluate_detection(
     if not read:
         raise ValueError(f"{data.name}: none of its images can be read; the first is {': '.join(unreadable[0])}")
     return compare(data.subset([i for i, image in enumerate(data.images) if image.id in found]), found,
-                   masks=masks, unreadable=[*data.unreadable, *unreadable])  # fmt: skip
+                   masks=masks, unreadable=[*data.unreadable, *unreadable], note=note)  # fmt: skip
+
+
+def _opened(
+    data: str | os.PathLike[str], model: str | os.PathLike[str] | None, *, masks: bool
+) -> tuple[DetectionDataset, str | None]:
+    """The images to evaluate: of the training data of a run, those that it held out; and a note on that."""
+    values = {} if model is None else _run_trained_on(data, model)
+    if not values or has_validation(data):
+        return open_detection(data, masks=masks), None
+    recipe = DetectionRecipe.from_dict(values["recipe"])
+    fraction = 0.0 if values.get("validation") else recipe.validation_fraction
+    train, held = open_detection_splits(data, fraction=fraction, seed=recipe.seed, masks=masks)
+    found = {"images": len(train), "objects": train.objects, "held_out": len(held or ())}
+    other = not values.get("validation") and any(values.get("facts", {}).get(key) != found[key] for key in found)
+    part, note = held_out_part(data, held, changed=other)
+    return (open_detection(data, masks=masks) if part is None else part), note
+
+
+def _run_trained_on(data: str | os.PathLike[str], model: str | os.PathLike[str]) -> dict[str, Any]:
+    """The description of the run `model`, if that was fine-tuned on `data`; else empty."""
+    record = run_file(model)
+    values = {} if record is None else read_object(record)
+    return values if values.get("mode") in TASKS and values.get("data") == absolute_source(data) else {}
 
 
 def _predict(
@@ -178,6 +209,7 @@ def compare(
     *,
     masks: bool,
     unreadable: Sequence[tuple[str, str]] = (),
+    note: str | None = None,
 ) -> DetectionEvaluation:
     """COCO's numbers for objects that were found, by the ids of the images."""
     check_packages("an evaluation of detection")
@@ -201,7 +233,7 @@ def compare(
         {"label": name, "AP": value, "objects": int(count)}
         for name, value, count in zip(data.classes, each, counts, strict=True)
     ]
-    return DetectionEvaluation(numbers, per_class, masks, len(data), list(unreadable))
+    return DetectionEvaluation(numbers, per_class, masks, len(data), list(unreadable), note)
 
 
 def _nothing(data: DetectionDataset) -> dict[str, Any]:

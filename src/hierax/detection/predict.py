@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -14,13 +14,16 @@ from typing import Any
 from PIL import Image
 
 from hierax.atomic import atomic_write
+from hierax.console import quantity
 from hierax.detection.build import Detector, open_detector
 from hierax.detection.drawing import draw_objects
 from hierax.detection.masks import decode
 from hierax.detection.objects import FoundObject, check_batch_size, find_objects
 from hierax.devices import find_device
+from hierax.notices import notify
 from hierax.predict.features import output_names
 from hierax.predict.inputs import Overwrite, check_outputs, image_paths, read_ahead
+from hierax.predict.unfinished import unfinished_path
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import short_repr
@@ -156,6 +159,39 @@ def detection_files(
     return DetectionFiles(results, overlays)
 
 
+def without_overlays(images: Sequence[Path], named: Collection[str]) -> list[Path]:
+    """The images that are not overlays of an earlier `hierax detect`: their folder may lie within the images.
+
+    Files that are `named` one by one are kept. A notice counts the others.
+    """
+    written: dict[Path, Callable[[str], bool]] = {}
+
+    def is_overlay(path: Path) -> bool:
+        if path.suffix != ".png":
+            return False
+        folder = path.parent
+        if folder not in written:
+            written[folder] = _overlays_in(folder)
+        return written[folder](path.name)
+
+    kept = [path for path in images if str(path) in named or not is_overlay(path)]
+    if len(kept) < len(images):
+        notify(f"{quantity(len(images) - len(kept), 'image')} left out: overlays that hierax detect wrote")
+    return kept
+
+
+def _overlays_in(folder: Path) -> Callable[[str], bool]:
+    """Tells whether a PNG file of a folder, by its name, is an overlay of the results in it."""
+    if unfinished_path(folder / RESULTS).exists():
+        return lambda _: True
+    try:
+        values = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        names = {entry.get("overlay") for entry in values["images"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return lambda _: False
+    return names.__contains__
+
+
 def write_overlays(
     found: Iterable[tuple[Detection, Image.Image | None]], overlays: Sequence[Path], classes: Sequence[str]
 ) -> Iterator[Detection]:
@@ -170,19 +206,24 @@ def write_overlays(
 
 
 def write_results(detector: Detector, detections: Sequence[Detection], path: Path) -> None:
-    """Writes the results of the images that could be read as a COCO file."""
-    values = coco_form(detector, [one for one in detections if one.error is None])
+    """Writes the results of the images that could be read as a COCO file, with their paths relative to its folder."""
+    values = coco_form(detector, [one for one in detections if one.error is None], folder=path.parent)
     with atomic_write(path) as part:
         part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
-def coco_form(detector: Detector, detections: Sequence[Detection]) -> dict[str, Any]:
-    """Detections as a COCO file. Each annotation has a score too, and the numbers of the categories are those of the
-    training data.
+def coco_form(detector: Detector, detections: Sequence[Detection], *, folder: Path | None = None) -> dict[str, Any]:
+    """Detections as a COCO file. Each annotation has a score too, each image the name of its overlay, and the numbers
+    of the categories are those of the training data.
+
+    Args:
+        folder: the folder that paths of images are relative to; None keeps them as they are.
     """
     images, annotations = [], list[dict[str, Any]]()
     for number, found in enumerate(detections, start=1):
-        images.append({"id": number, "file_name": str(found.path), "width": found.width, "height": found.height})
+        name = str(found.path) if folder is None else _relative(found.path, folder)
+        overlay = {} if found.overlay is None else {"overlay": found.overlay.name}
+        images.append({"id": number, "file_name": name, "width": found.width, "height": found.height, **overlay})
         for one in found.objects:
             box = [round(value, 2) for value in one.box]
             entry = {
@@ -205,3 +246,10 @@ def coco_form(detector: Detector, detections: Sequence[Detection]) -> dict[str, 
         "categories": [{"id": key, "name": name} for key, name in names],
         "annotations": annotations,
     }
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # on another drive
+        return str(path.resolve())

@@ -84,6 +84,12 @@ def open_detection_splits(
         raise ValueError(f"validation does not fit the training set: {error}") from None
 
 
+def has_validation(source: str | os.PathLike[str]) -> bool:
+    """Whether a source has a validation set, which `open_detection` opens. Its annotations are not read."""
+    training, held = find_splits(list(_find_sets(source)), of=os.fspath(source))
+    return training is not None and held is not None
+
+
 def _drawn(train: DetectionDataset, fraction: float, seed: int) -> tuple[DetectionDataset, DetectionDataset | None]:
     count = round(len(train) * fraction)
     if not count:
@@ -149,13 +155,15 @@ def _description_sets(file: Path) -> dict[str, _Open] | None:
     if not description.sets:
         raise ValueError(f"{file}: train is missing; expected the folder of the training images")
     return {
-        name: partial(_open_yolo, places, description.classes, f"{file} ({name})")
+        name: partial(_open_yolo, places, description.classes, f"{file} ({name})", pose=description.pose)
         for name, places in description.sets.items()
     }
 
 
-def _open_yolo(places: tuple[Path, ...], classes: tuple[str, ...] | None, name: str, masks: bool) -> DetectionDataset:
-    return read_yolo(places, classes, name=name, masks=masks)
+def _open_yolo(
+    places: tuple[Path, ...], classes: tuple[str, ...] | None, name: str, masks: bool, *, pose: int = 0
+) -> DetectionDataset:
+    return read_yolo(places, classes, name=name, masks=masks, pose=pose)
 
 
 def _coco_sets(folder: Path) -> dict[str, _Open]:

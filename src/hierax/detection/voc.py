@@ -101,9 +101,13 @@ def read_voc(files: Sequence[Path], *, name: str, masks: bool = False) -> Detect
     number = {label: place for place, label in enumerate(classes)}
     images: list[AnnotatedImage] = []
     unreadable: list[tuple[str, str]] = []
+    of_image: dict[str, Path] = {}
     for key, one in enumerate(read, start=1):
         objects = tuple(_object(corner, number[label], first) for label, corner in one.objects)
         path = _image_of(one)
+        if os.path.isfile(path):
+            _check_apart(of_image, path, one.file)
+            of_image[path] = one.file
         try:
             images.append(placed(one.file, path, key, one.size, objects))
         except ImageError as error:
@@ -161,14 +165,26 @@ def _number(file: Path, name: str, text: str | None) -> float:
 
 
 def _image_of(one: _Annotation) -> str:
-    """The path of the image with the stated name, else with that of the XML file; stated folders are ignored."""
+    """The path of the image with the name of the XML file, else with the stated name; stated folders are ignored.
+
+    The stated name comes second, because it often stays when files are renamed.
+    """
     stated = one.image.replace("\\", "/").rpartition("/")[2]
     root = one.file.parent.parent if one.file.parent.name == "Annotations" else one.file.parent
     suffixes = [Path(stated).suffix, *sorted(IMAGE_SUFFIXES)]
-    names = [stated, *(f"{one.file.stem}{end}" for suffix in suffixes for end in (suffix, suffix.upper()))]
-    for place in _FOLDERS:
-        for name in names:
+    names = [*(f"{one.file.stem}{end}" for suffix in suffixes if suffix for end in (suffix, suffix.upper())), stated]
+    for name in names:
+        for place in _FOLDERS:
             path = os.path.join(root, place, name)
             if name and os.path.isfile(path):
                 return path
     return os.path.join(root, _FOLDERS[0] if root != one.file.parent else "", stated or f"{one.file.stem}.jpg")
+
+
+def _check_apart(paths: Mapping[str, Path], path: str, file: Path) -> None:
+    """Raises `ValueError` if an image has annotations in another file too."""
+    if path in paths:
+        raise ValueError(
+            f"{file} and {paths[path]} both are annotations of {path}; expected one file for each image, with the name "
+            "of the image"
+        )

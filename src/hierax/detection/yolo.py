@@ -29,6 +29,7 @@ from hierax.processing import ImageError
 from hierax.processing.paths import IMAGE_SUFFIXES, check_named, find_files, opened_regular
 
 _NAMES = ("classes.txt", "obj.names", "labels.txt")
+_BOX = 4  # numbers of a box
 _SLACK = 0.01  # by which rounded numbers may leave the range from 0 to 1
 _LINE = "class x y width height, or class and the points x y of a polygon, all relative to the image (0 to 1)"
 
@@ -40,10 +41,12 @@ class YoloDescription:
     Attributes:
         classes: names by number.
         sets: folders, lists or files of each set, such as "train" and "val".
+        pose: how many numbers of key points stand after each box, if the labels are those of poses; else 0.
     """
 
     classes: tuple[str, ...]
     sets: Mapping[str, tuple[Path, ...]]
+    pose: int = 0
 
 
 def read_description(file: Path) -> YoloDescription | None:
@@ -78,7 +81,17 @@ def read_description(file: Path) -> YoloDescription | None:
         if missing and name != "test":
             raise ValueError(f"{file}: {name} names {missing[0]}, which does not exist (looked in {file.parent})")
         sets[name] = tuple(found for found in places if found is not None)
-    return YoloDescription(classes, {name: places for name, places in sets.items() if places})
+    pose = _key_points(file, values.get("kpt_shape"))
+    return YoloDescription(classes, {name: places for name, places in sets.items() if places}, pose)
+
+
+def _key_points(file: Path, shape: Any) -> int:
+    """The numbers of the key points of an object, of which a description states the shape: points, and values each."""
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"{file}: kpt_shape is {shape!r:.60}; expected the number of key points and of values of each")
+    return shape[0] * shape[1]
 
 
 def _names_of(file: Path, given: Any) -> tuple[str, ...]:
@@ -124,7 +137,7 @@ def class_names(*folders: Path) -> tuple[str, ...] | None:
 
 
 def read_yolo(
-    places: Sequence[Path], classes: Sequence[str] | None, *, name: str, masks: bool = False
+    places: Sequence[Path], classes: Sequence[str] | None, *, name: str, masks: bool = False, pose: int = 0
 ) -> DetectionDataset:
     """Reads images and their label files.
 
@@ -136,6 +149,7 @@ def read_yolo(
         classes: names by number; None takes the numbers as names.
         name: the source, for messages.
         masks: whether to keep polygons. Lines with a box alone are then an error.
+        pose: see `YoloDescription`; key points are ignored.
 
     Raises:
         ValueError: a label file is damaged; the message names file and line. Or there are no images or no objects.
@@ -154,7 +168,7 @@ def read_yolo(
             continue
         labels = label_file(path)
         missing += labels is None
-        objects = () if labels is None else _objects(labels, width, height, classes, masks=masks)
+        objects = () if labels is None else _objects(labels, width, height, classes, masks=masks, pose=pose)
         highest = max([highest, *(o.label for o in objects)])
         found.append(AnnotatedImage(path, number, width, height, objects))
     note_unreadable(name, unreadable, total=len(paths))
@@ -201,7 +215,7 @@ def label_file(image: str) -> Path | None:
 
 
 def _objects(
-    file: Path, width: int, height: int, classes: Sequence[str] | None, *, masks: bool
+    file: Path, width: int, height: int, classes: Sequence[str] | None, *, masks: bool, pose: int
 ) -> tuple[ObjectAnnotation, ...]:
     try:
         with opened_regular(file) as stream:
@@ -211,7 +225,10 @@ def _objects(
     found = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            found[_object(f"{file}:{number}", line.split(), width, height, classes, masks=masks)] = None
+            words = line.split()
+            if pose and len(words) == 1 + _BOX + pose:
+                words = words[: 1 + _BOX]
+            found[_object(f"{file}:{number}", words, width, height, classes, masks=masks)] = None
     return tuple(
         ObjectAnnotation(box, label, area, segmentation=[list(p) for p in polygons] if masks else None)
         for box, label, area, polygons in found

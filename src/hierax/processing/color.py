@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from hierax.processing.errors import ImageError
 
 _ORIENTATION_TAG = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
 # The operation that makes an image upright, by the value of its EXIF orientation tag; 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,6 +30,14 @@ def orientation(image: Image.Image) -> int:
     except Exception:  # an image with damaged metadata can still be used
         return 1
     return value if value in _UPRIGHT else 1
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an image as it is stored, before its EXIF orientation is applied."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size is that of the upright image
+        tags = image.tag_v2
+        return tags.get(_TIFF_WIDTH, image.width), tags.get(_TIFF_HEIGHT, image.height)
+    return image.size
 
 
 def _has_metadata(image: Image.Image) -> bool:

@@ -26,6 +26,7 @@ from hierax.reprs.markup import html_repr
 from hierax.reprs.text import never_raises
 from hierax.train.description import read_description
 from hierax.train.folder import absolute_source
+from hierax.train.held_out import held_out_part, run_file
 from hierax.train.labels import labels_beside
 from hierax.train.modes import mode_of
 from hierax.train.parallel import default_workers, open_world
@@ -248,8 +249,7 @@ def run_trained_on(data: PathOrHubId, model: PathOrHubId | None) -> dict[str, An
     """The description of the run `model`, if that was fine-tuned on `data`; else empty."""
     if model is None or not Path(model).exists():
         return {}
-    places = (Path(model), *Path(model).resolve().parents[:2])  # the run, or a model or checkpoint in it
-    record = next((place / "run.json" for place in places if (place / "run.json").is_file()), None)
+    record = run_file(model)
     values = {} if record is None else read_description(record)
     same = bool(values) and mode_of(Recipe.from_dict(values["recipe"])).supervised
     return values if same and values.get("data") == absolute_source(data) else {}
@@ -269,18 +269,8 @@ def _held_out_by_run(
         validation = _with_labels(validation, data, columns)
     counts, then = (len(train), len(validation or ())), values.get("facts", {})
     changed = values.get("classes") and values["classes"] != class_counts(train)
-    if not values.get("validation") and (changed or counts != (then.get("samples"), then.get("held_out"))):
-        note = f"{data} is what the run was trained on, but has other samples now: which of them it saw is not known"
-        return None, f"{note}, and these numbers may include images that it was trained on"
-    if validation is None:
-        return None, f"{data} is what the run was trained on; these numbers say nothing about other images"
-    return validation, held_out_note(data, len(validation))
-
-
-def held_out_note(data: PathOrHubId, count: int) -> str:
-    """A note on an evaluation of the samples that a run held out."""
-    only = "the 1 sample that it held out is" if count == 1 else f"the {count:,} samples that it held out are"
-    return f"the run was trained on {data}; only {only} evaluated"
+    other = bool(changed) or counts != (then.get("samples"), then.get("held_out"))
+    return held_out_part(data, validation, changed=other and not values.get("validation"))
 
 
 def _with_labels(part: Subset, data: PathOrHubId, columns: Mapping[str, str] | None) -> Dataset | None:

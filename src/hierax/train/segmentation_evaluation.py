@@ -19,7 +19,8 @@ from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
 from hierax.reprs.markup import html_repr
 from hierax.reprs.text import never_raises
-from hierax.train.evaluation import held_out_note, run_trained_on, source_of, summary_of, worker_count
+from hierax.train.evaluation import run_trained_on, source_of, summary_of, worker_count
+from hierax.train.held_out import held_out_part
 from hierax.train.parallel import open_world
 from hierax.train.pixels import pixel_mean_and_std
 from hierax.train.plots import draw_confusion
@@ -188,19 +189,8 @@ def _evaluated(
         fraction = 0.0 if trained.get("validation") else recipe.validation_fraction
         rest, held = with_validation(train, None, fraction=fraction, seed=recipe.seed)
         then = trained.get("facts", {})
-        if not trained.get("validation") and (len(rest), len(held or ())) != (
-            then.get("samples"),
-            then.get("held_out"),
-        ):
-            note = (
-                f"{data} is what the run was trained on, but has other samples now: which of them it saw is not known, "
-                "and these numbers may include images that it was trained on"
-            )
-        elif held is None:
-            note = f"{data} is what the run was trained on; these numbers say nothing about other images"
-        else:
-            validation = held
-            note = held_out_note(data, len(held))
+        other = (len(rest), len(held or ())) != (then.get("samples"), then.get("held_out"))
+        validation, note = held_out_part(data, held, changed=other and not trained.get("validation"))
     return _with_classes(train if validation is None else validation, labels), note
 
 

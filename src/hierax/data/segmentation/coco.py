@@ -116,7 +116,9 @@ def open_coco(path: Path) -> tuple[CocoMasks, list[Entry]]:
 def _masks(path: Path, images: Sequence[Mapping[str, Any]], objects: Mapping[Any, list[tuple[int, Any]]]) -> CocoMasks:
     folders = _image_folders(path)
     images = sorted(images, key=lambda one: str(one["file_name"]))
-    places = [_find(str(one["file_name"]), folders) for one in images]
+    names = {str(one["file_name"]).replace("\\", "/") for one in images}
+    bare = len({os.path.basename(name) for name in names}) == len(names)
+    places = [_find(str(one["file_name"]), folders, bare=bare) for one in images]
     lost = [str(one["file_name"]) for one, place in zip(images, places, strict=True) if place is None]
     if len(lost) == len(images):
         raise ValueError(
@@ -184,9 +186,10 @@ def _image_folders(path: Path) -> list[Path]:
     return [here, *(here / name for name in names), above, *(above / name for name in names)]
 
 
-def _find(name: str, folders: Sequence[Path]) -> str | None:
+def _find(name: str, folders: Sequence[Path], *, bare: bool) -> str | None:
+    """The path of an image; with `bare` also without the folders in its name, which may be those of another machine."""
     name = name.replace("\\", "/")
-    tries = [name, os.path.basename(name)] if "/" in name else [name]
+    tries = [name, os.path.basename(name)] if "/" in name and bare else [name]
     return next((str(folder / one) for one in tries for folder in folders if (folder / one).is_file()), None)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from hierax.data.segmentation.dataset import size_error
 from hierax.data.segmentation.masks import Mask
 from hierax.processing import ImageError
-from hierax.processing.color import orientation
+from hierax.processing.color import orientation, stored_size
 from hierax.processing.decode import open_source, pillow_is_quiet, read_header
 
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _REMEDY = "save both upright, without an EXIF orientation (Pillow: ImageOps.exif_transpose(image).save(path))"
 
 
@@ -54,16 +53,9 @@ def check_pair(content: Any, mask: Mask, *, name: str) -> None:
 def _header(content: Any, name: str) -> tuple[tuple[int, int], int] | None:
     """Height and width as stored, and the EXIF orientation."""
     if isinstance(content, Image.Image):
-        return _stored_size(content), orientation(content)
+        return stored_size(content)[::-1], orientation(content)
     if not isinstance(content, (str, bytes, os.PathLike)):
         return None
     with open_source(content, name=name) as stream, pillow_is_quiet():
         image = read_header(stream, name=name, max_pixels=None)
-        return _stored_size(image), orientation(image)
-
-
-def _stored_size(image: Image.Image) -> tuple[int, int]:
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size is that of the upright image
-        tags = image.tag_v2
-        return tags.get(_TIFF_HEIGHT, image.height), tags.get(_TIFF_WIDTH, image.width)
-    return image.height, image.width
+        return stored_size(image)[::-1], orientation(image)
