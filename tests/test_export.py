@@ -53,6 +53,19 @@ def test_clips_and_signals_are_exported(exported: Exported, kind: str, format: s
         assert relative(found, expected) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_an_export_of_signals_keeps_their_mean_and_deviation(tmp_path: Path) -> None:
+    model = make("line")
+    mean = tuple(float(channel) for channel in range(8))
+    model.preprocessing = hierax.Preprocessing(
+        do_resize=False, do_center_crop=False, do_rescale=False, image_mean=mean, image_std=(2.0,) * 8
+    )
+    hierax.export(model, tmp_path / "out", format="pt2", evaluate=few(model, 2))
+    record = hierax.Engine(tmp_path / "out").record
+    assert record is not None
+    assert (record.image_mean, record.image_std) == (mean, (2.0,) * 8)
+
+
 @pytest.mark.parametrize(("kind", "size"), [("abs_win", (96, 64)), ("backbone", (70, 100)), ("classifier", 96)])
 def test_another_size_is_baked_in(tmp_path: Path, kind: str, size: Any) -> None:
     model = make(kind)

@@ -21,7 +21,7 @@ from hierax.train import finetune
 from hierax.train.evaluation import Evaluation, evaluate, probe_features, run_trained_on
 from hierax.train.predictions import Inputs, Predictions, average_precision, count_samples, normalize, predict
 from hierax.train.probe import knn, linear, probe
-from small import image_config, randomize
+from small import image_config, line_config, randomize
 from training import ALONE, pictures, toy
 
 LOGITS = torch.tensor([[3.0, 2, 1], [1, 3, 2], [1, 2, 3], [3, 1, 2], [2, 3, 1]])
@@ -300,6 +300,42 @@ def test_features_of_every_stage_are_probed(data: Path, tmp_path: Path, kind: st
     assert list(scores) == ["stage1", "stage2", "stage3", "stage4"]
     assert scores["stage1"] > 0.9
     assert bad == []
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_arrays_of_images_are_the_images_for_a_model_of_images(data: Path, tmp_path: Path, dtype: str) -> None:
+    """As for `hierax classify`: floats are 0 to 1, and they are resized and cropped."""
+    model = saved(tmp_path / "m", ("class0", "class1", "class2"))
+    for path in sorted((data / "val").rglob("*.png")):
+        pixels = np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
+        place = tmp_path / "arrays" / path.parent.name / f"{path.stem}.npy"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        np.save(place, pixels if dtype == "uint8" else (pixels / 255).astype(dtype))
+    found = evaluate(tmp_path / "arrays", model=model, device="cpu").predictions.logits
+    expected = evaluate(data, model=model, device="cpu").predictions.logits
+    near = 1e-5 if dtype == "uint8" else 1e-2  # floats are resized without being rounded
+    torch.testing.assert_close(found, expected, atol=near, rtol=0)
+    assert near < 0.05 * float(expected.std(0).mean())
+
+
+def test_features_of_arrays_do_not_depend_on_the_other_samples(tmp_path: Path) -> None:
+    """A checkpoint without a record: both sets are normalized with the statistics of the training set."""
+    random, labels = np.random.default_rng(2), np.arange(40) % 2
+    values = (random.normal(0, 1, (40, 8, 512)) + 3 * labels[:, None, None]).astype(np.float32)
+    for name, part in (("train", slice(0, 24)), ("test", slice(24, 40))):
+        np.save(tmp_path / f"{name}.npy", values[part])
+        np.save(tmp_path / f"{name}.labels.npy", labels[part])
+    np.save(tmp_path / "one.npy", values[24:][labels[24:] == 1])
+    np.save(tmp_path / "one.labels.npy", labels[24:][labels[24:] == 1])
+    model = randomize(HieraForImageClassification(line_config(num_labels=2)))
+    save_model(model, tmp_path / "m")  # type: ignore[arg-type]
+    for name in ("test", "one"):
+        scores, _ = probe_features(
+            tmp_path / f"{name}.npy", train=tmp_path / "train.npy", model=tmp_path / "m", kind="knn", device="cpu"
+        )
+        assert min(scores.values()) == 1.0
+    note = evaluate(tmp_path / "test.npy", model=tmp_path / "m", device="cpu").note
+    assert str(note).startswith("the model states no mean and standard deviation of arrays")
 
 
 def test_an_unknown_probe_and_a_missing_training_set_are_refused(data: Path, tmp_path: Path) -> None:

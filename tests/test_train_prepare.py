@@ -103,7 +103,11 @@ def test_signals_are_fine_tuned_by_the_recipe_for_pictures(tmp_path: Path, capsy
             {"image_size": None},
             "masked image modeling expects multiples of 32; the nearest sizes are 480 or 512",
         ),
-        ((8, 512), {"image_size": (64, 64)}, r"model takes \[8, 64, 64\]; image_size=none takes the size of the data"),
+        (
+            (8, 512),
+            {"image_size": (64, 64)},
+            r"image_size is 64x64, but the data are arrays of shape \[8, 512\]; expected for example image_size=512, ",
+        ),
         ((8, 512), {"image_size": (1024,)}, "expected at least 1024 on axis 1, as image_size says"),
         (
             (64, 64, 3),
@@ -118,6 +122,15 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         pretrain(signals(tmp_path, shape=shape), out=tmp_path / "run", recipe=toy(**changes), device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("size", [(64,), (64, 64, 64)])
+def test_a_size_with_other_axes_than_images_is_refused(tmp_path: Path, size: tuple[int, ...]) -> None:
+    pictures(tmp_path / "p", classes=2, each=4)
+    with pytest.raises(
+        ValueError, match=r"image_size is .*, but the data are images; expected for example image_size=64,64"
+    ):
+        finetune(tmp_path / "p", source="hierax/femto", out=tmp_path / "run", recipe=toy("finetune", image_size=size))
 
 
 def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:

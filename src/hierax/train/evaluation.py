@@ -11,7 +11,7 @@ from typing import Any
 
 from hierax.checkpoint.load import load
 from hierax.checkpoint.opened import Checkpoint, open_checkpoint
-from hierax.data.dataset import Dataset, Relabeled, Subset, relabel
+from hierax.data.dataset import AsImages, Dataset, Relabeled, Subset, relabel
 from hierax.data.folders import FolderDataset, split_folders
 from hierax.data.sources import has_columns, open_dataset
 from hierax.data.split import open_splits, predefined_splits
@@ -19,7 +19,7 @@ from hierax.data.view import EvaluationView, check_axes
 from hierax.model.pretrained import Pretrained
 from hierax.model.registry import TASKS
 from hierax.model.tasks import HieraForImageClassification, HieraForVideoClassification
-from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET
+from hierax.processing import DEFAULT_MAX_PIXELS, IMAGENET, Preprocessing
 from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
 from hierax.reprs.markup import html_repr
@@ -30,7 +30,7 @@ from hierax.train.held_out import held_out_part, run_file
 from hierax.train.labels import labels_beside
 from hierax.train.modes import mode_of
 from hierax.train.parallel import default_workers, open_world
-from hierax.train.pixels import measure_mean_and_std, pixel_mean_and_std
+from hierax.train.pixels import is_for_arrays, measure_mean_and_std, pixel_mean_and_std
 from hierax.train.plots import draw_confusion
 from hierax.train.predictions import Inputs, Predictions, Runnable, predict
 from hierax.train.probe import check_probe, extract_features, probe
@@ -39,6 +39,10 @@ from hierax.train.request import PathOrHubId
 from hierax.train.settings import Recipe
 from hierax.train.summary import class_counts
 
+_OWN_STATISTICS = (
+    "the model states no mean and standard deviation of arrays, so those of this data are used: the numbers depend on "
+    "which samples it has"
+)
 _FEW = 256  # up to this number of samples, reading in this process is faster than starting worker processes
 
 
@@ -160,6 +164,8 @@ def evaluate(
     columns = trained.get("columns") if columns is None else columns
     part, note = _held_out_by_run(data, trained, columns)
     dataset = _with_labels_of_model(_validation_of(data, columns) if part is None else part, labels)
+    if dataset.arrays and _record_of(classifier) is None:
+        note = "; ".join(filter(None, (note, _OWN_STATISTICS)))
     with open_world(device) as world:
         if isinstance(classifier, Pretrained):
             classifier = classifier.to(world.device).eval()
@@ -232,10 +238,10 @@ def probe_features(
     )
     with open_world(device) as world:
         features = features.to(world.device).eval()
-        feature_sets = []
+        feature_sets, inputs = [], None
         with explain_failures(lambda: "nothing was written"), FIRST_ONLY.report_at_end(here=world.is_main):
             for dataset in (fit, validation):
-                inputs = _model_inputs(dataset, features, max_pixels=max_pixels)
+                inputs = _model_inputs(dataset, features, max_pixels=max_pixels, like=inputs)
                 processes = worker_count(dataset) if workers is None else workers
                 feature_sets.append(
                     extract_features(features, inputs, batch=batch_size, workers=processes, on_progress=on_progress)
@@ -332,19 +338,34 @@ def _with_labels_of_model(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
 
 
 def _model_inputs(
-    dataset: Dataset, model: Pretrained | Runnable, *, max_pixels: int | None, views: tuple[int, int] = (1, 1)
+    dataset: Dataset,
+    model: Pretrained | Runnable,
+    *,
+    max_pixels: int | None,
+    views: tuple[int, int] = (1, 1),
+    like: Inputs | None = None,
 ) -> Inputs:
-    """The dataset as inputs of the model, with mean and standard deviation in gray levels or in the units of arrays."""
-    config = model.config
-    record = model.preprocessing if isinstance(model, Pretrained) else model.record
+    """The dataset as inputs of the model, with mean and standard deviation in gray levels or in the units of arrays.
+
+    Those of arrays are measured if the model does not state them, or taken from the inputs `like` these.
+    """
+    config, record = model.config, _record_of(model)
     if dataset.arrays and record is None:  # a checkpoint that was not trained here
-        mean, std = measure_mean_and_std(dataset, size=config.image_size, channels=config.num_channels)
-        return Inputs(EvaluationView(dataset, IMAGENET, size=config.image_size), mean, std)
+        view = EvaluationView(dataset, IMAGENET, size=config.image_size)
+        if like is not None:
+            return Inputs(view, like.mean, like.std)
+        return Inputs(view, *measure_mean_and_std(dataset, size=config.image_size, channels=config.num_channels))
     check_axes(dataset, config.image_size)
-    if dataset.arrays and record is not None:
+    if dataset.arrays and record is not None and is_for_arrays(record, config):
         return Inputs(EvaluationView(dataset, record, size=config.image_size), *pixel_mean_and_std(record))
+    dataset = AsImages(dataset) if dataset.arrays else dataset  # the model was trained on images
     record = preprocessing_for(config, record)
     record = record.at(record.output_size or config.image_size[-2:])
     size = (*config.image_size[:-2], *record.fixed_size)
     view = EvaluationView(dataset, record, size=size, views=views, max_pixels=max_pixels)
     return Inputs(view, *pixel_mean_and_std(record))
+
+
+def _record_of(model: Pretrained | Runnable) -> Preprocessing | None:
+    """The preprocessing that a model states."""
+    return model.preprocessing if isinstance(model, Pretrained) else model.record

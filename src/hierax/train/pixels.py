@@ -66,7 +66,7 @@ def record_for(recipe: Recipe, dataset: Dataset, first: Sample, model: Pretraine
     config = model.config
     check_axes(dataset, config.image_size)
     record, measure = model.preprocessing, partial(measure_mean_and_std, dataset, max_pixels=recipe.max_pixels)
-    if dataset.arrays and record is not None and _is_for_arrays(record, config):
+    if dataset.arrays and record is not None and is_for_arrays(record, config):
         notes.append("arrays are normalized with the mean and standard deviation that the checkpoint was trained with")
     elif dataset.arrays:
         mean, std = measure(size=config.image_size, channels=config.num_channels)
@@ -143,7 +143,7 @@ def _reads_stored_values(dataset: Dataset, first: Sample, record: Preprocessing 
     return config.num_channels != 3 and stored_type(first) != "uint8"
 
 
-def _is_for_arrays(record: Preprocessing, config: HieraConfig) -> bool:
+def is_for_arrays(record: Preprocessing, config: HieraConfig) -> bool:
     """Whether a record was made by `prepare` for arrays of the model's shape."""
     plain = not (record.do_resize or record.do_center_crop or record.do_rescale)
     return plain and record.do_normalize and record.num_channels == config.num_channels

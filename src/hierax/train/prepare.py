@@ -123,6 +123,8 @@ def _load_model(
 ) -> tuple[Pretrained, list[str]]:
     """The model for data of this kind and size, and notes on what was changed."""
     shape = _array_shape(dataset, first)
+    if recipe.image_size is not None:
+        _check_axes(recipe.image_size, shape, videos=dataset.videos)
     # arrays have their own size, which a new model adopts
     size = recipe.image_size or (shape[1:] if opened is None and shape else None)
     begin = inflate_for_videos(opened, size) if dataset.videos and opened is not None else opened
@@ -132,6 +134,21 @@ def _load_model(
             f"{opened.name} is an image model: it treats all frames in the same way until it has learned motion"
         )
     return model, notes
+
+
+def _check_axes(size: tuple[int, ...], shape: tuple[int, ...], *, videos: bool) -> None:
+    """Raises `ValueError` if a stated size has another number of axes than the data, of which `shape` is that of an
+    array, if they are arrays.
+    """
+    axes = len(shape) - 1 if shape else 3 if videos else 2
+    if len(size) == axes:
+        return
+    kind = f"arrays of shape {list(shape)}" if shape else "clips of frames, height and width" if videos else "images"
+    example = f"image_size={','.join(map(str, shape[1:] or (16, 64, 64)[-axes:]))}"
+    hint = ", or image_size=none, which takes the size of the data" if shape else ""
+    raise ValueError(
+        f"image_size is {'x'.join(map(str, size))}, but the data are {kind}; expected for example {example}{hint}"
+    )
 
 
 def _array_shape(dataset: Dataset, first: Sample) -> tuple[int, ...]:

@@ -68,7 +68,7 @@ def export(
     Args:
         model: a model, or a Hub id, a folder or a file to load one from.
         folder: created if it is missing; it gets the file (`model.pt2`, `model.onnx`, or `openvino_model.xml` and
-            `.bin`), `export.json`, `config.json` and, for images and clips, `preprocessor_config.json`.
+            `.bin`), `export.json`, `config.json` and, if the preprocessing is known, `preprocessor_config.json`.
         format: "pt2", "onnx" or "openvino"; None is the format of the layout.
         precision: "fp32", "bf16", "fp16" or "int8"; pt2 has no int8, and onnx has no bf16. With OpenVINO, weights are
             in float32 for bf16, and fp16 computes in float32.
@@ -154,10 +154,10 @@ def check_export(
 
 
 def _preprocessing_for(model: Pretrained, config: HieraConfig) -> Preprocessing | None:
-    """The model's preprocessing for inputs of exactly the exported size; None if these are neither images nor clips."""
+    """The model's preprocessing for inputs of exactly the exported size; None if none is known."""
     record = Preprocessing.for_model(model.config, model.preprocessing)
-    if record is None or config.axes == 1:
-        return None
+    if record is None or config.axes == 1:  # signals are not resized
+        return record
     return resize_record(record, model.config, config).at(config.image_size[-2:])
 
 
