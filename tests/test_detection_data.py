@@ -445,6 +445,8 @@ def test_exports_with_images_and_labels_in_each_set_are_found(tmp_path: Path) ->
     train, val = splits(tmp_path / "export")
     assert val is not None
     assert (len(train), len(val), train.classes) == (6, 3, NAMES)
+    shutil.copytree(tmp_path / "export" / "train", tmp_path / "train")  # of another data set beside this one
+    assert Path(splits(tmp_path / "export")[0].images[0].path).is_relative_to(tmp_path / "export")
 
 
 def test_lines_with_points_are_polygons(tmp_path: Path) -> None:

@@ -111,13 +111,16 @@ def _names_of(file: Path, given: Any) -> tuple[str, ...]:
 
 
 def _place(file: Path, root: object, given: str) -> Path | None:
-    """The place that a description names; some tools write paths that are off by a folder."""
+    """The place that a description names.
+
+    Some tools write `../train/images` for `train/images` beside the description, so that place comes first.
+    """
     roots = [Path(file.parent, root)] if isinstance(root, str) else []
     plain = given.replace("\\", "/")
     while plain.startswith(("../", "./")):
         plain = plain.partition("/")[2]
     for base in (*roots, file.parent):
-        for path in (base / given, base / plain):
+        for path in (base / plain, base / given):
             if path.exists():
                 return path
     return None

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
-from hierax.checkpoint.bundled import bundled_folder
+from hierax.checkpoint.bundled import BUNDLED, bundled_folder
 from hierax.model.config import HieraConfig
 
 _Numbers = list[int] | tuple[int, ...]
@@ -116,8 +116,15 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
 
 
 def bundled_or_given(source: Any) -> Any:
-    """The folder of a checkpoint that comes with hierax; every other source as it is."""
-    folder = bundled_folder(source) if isinstance(source, str) and not os.path.lexists(source) else None
+    """The folder of a checkpoint that comes with hierax; every other source as it is.
+
+    A folder of the same name without a model does not count, such as `hierax/femto` of a clone of hierax.
+    """
+    if not isinstance(source, str):
+        return source
+    if os.path.lexists(source) and (source not in BUNDLED or os.path.isfile(os.path.join(source, "config.json"))):
+        return source
+    folder = bundled_folder(source)
     return source if folder is None else folder
 
 
