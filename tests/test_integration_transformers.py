@@ -598,3 +598,17 @@ def test_a_checkpoint_that_comes_with_hierax_has_a_name() -> None:
     assert (backbone.channels, backbone.dtype) == ([40], torch.float32)
     half: Any = HieraxModel.from_pretrained("hierax/femto", dtype=torch.float16)
     assert half.dtype == torch.float16
+
+
+def test_a_folder_with_the_name_of_a_bundled_checkpoint_counts_if_it_has_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone of hierax in the working directory has a folder `hierax/femto`, with scripts."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hierax" / "femto").mkdir(parents=True)
+    config: Any = HieraxConfig.from_pretrained("hierax/femto")
+    assert len(config.id2label) == 30
+    config.id2label = {0: "mine", 1: "other"}
+    config.save_pretrained("hierax/femto")
+    again: Any = HieraxConfig.from_pretrained("hierax/femto")
+    assert again.id2label == {0: "mine", 1: "other"}
