@@ -24,7 +24,7 @@ TEACHER = 71.9  # top-1 of the teacher of the categories on the test set
 Row = tuple[str, int, str, float]
 
 
-def read(path: Path = FILE) -> list[Row]:
+def read(path: Path) -> list[Row]:
     """All rows of the table."""
     with path.open(newline="") as file:
         return [(row["run"], int(row["crops"]), row["measure"], float(row["value"])) for row in csv.DictReader(file)]
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--add", nargs=3, metavar=("NAME", "RUN", "CROPS_BEFORE"))
     parser.add_argument("-o", "--out", type=Path, default=HERE.parent / "docs" / "femto-runs.png")
     a = parser.parse_args(argv)
-    rows = read()
+    rows = read(FILE)
     if a.add:
         name, run, before = a.add
         rows = [row for row in rows if not (row[0] == name and row[2] in {TRAINING, HELD_OUT})]

@@ -323,7 +323,7 @@ def metrics(out: Path) -> dict[str, Json]:
             )
         found["femto"] |= {
             "top5": values["top5"], "test_pictures": values["pictures"], "classes": len(values["labels"]),
-            "data": "drawings and photos from free packages of Debian and PyPI, see femto/SOURCES.md",
+            "data": "drawings and photos from free packages of Debian, PyPI and npm, see femto/SOURCES.md",
         }  # fmt: skip
     if (out / "sure.json").exists():
         found.setdefault("femto", {}).update(sure_metrics(json.loads((out / "sure.json").read_text())))
