@@ -53,9 +53,14 @@ def check_pair(content: Any, mask: Mask, *, name: str) -> None:
 def _header(content: Any, name: str) -> tuple[tuple[int, int], int] | None:
     """Height and width as stored, and the EXIF orientation."""
     if isinstance(content, Image.Image):
-        return stored_size(content)[::-1], orientation(content)
+        return _rows_and_columns(content), orientation(content)
     if not isinstance(content, (str, bytes, os.PathLike)):
         return None
     with open_source(content, name=name) as stream, pillow_is_quiet():
         image = read_header(stream, name=name, max_pixels=None)
-        return stored_size(image)[::-1], orientation(image)
+        return _rows_and_columns(image), orientation(image)
+
+
+def _rows_and_columns(image: Image.Image) -> tuple[int, int]:
+    width, height = stored_size(image)
+    return height, width
