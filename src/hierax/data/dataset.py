@@ -123,34 +123,13 @@ class Subset:
         return None if labels_of_base is None else [labels_of_base[int(i)] for i in self.indices]
 
 
-@dataset_repr
-@dataclass(frozen=True, eq=False)
-class AsImages:
-    """A dataset of arrays whose arrays are images: gray levels of 8 or 16 bits, or floats from 0 to 1."""
-
-    base: Dataset
-    arrays = False
+class AsImages(Subset):
+    """Arrays of a dataset as images: gray levels of 8 or 16 bits, or floats from 0 to 1."""
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """As in `base`."""
-        return self.base.classes
-
-    @property
-    def videos(self) -> bool:
-        """As in `base`."""
-        return self.base.videos
-
-    def __len__(self) -> int:
-        return len(self.base)
-
-    def sample(self, index: int) -> Sample:
-        """See `Dataset`."""
-        return self.base.sample(index)
-
-    def labels(self) -> list[int] | None:
-        """See `Dataset`."""
-        return self.base.labels()
+    def arrays(self) -> bool:
+        """Always false."""
+        return False
 
 
 @dataset_repr

@@ -358,7 +358,7 @@ def _model_inputs(
     check_axes(dataset, config.image_size)
     if dataset.arrays and record is not None and is_for_arrays(record, config):
         return Inputs(EvaluationView(dataset, record, size=config.image_size), *pixel_mean_and_std(record))
-    dataset = AsImages(dataset) if dataset.arrays else dataset  # the model was trained on images
+    dataset = AsImages(dataset, range(len(dataset))) if dataset.arrays else dataset  # the model was trained on images
     record = preprocessing_for(config, record)
     record = record.at(record.output_size or config.image_size[-2:])
     size = (*config.image_size[:-2], *record.fixed_size)
