@@ -106,7 +106,7 @@ def test_signals_are_fine_tuned_by_the_recipe_for_pictures(tmp_path: Path, capsy
         (
             (8, 512),
             {"image_size": (64, 64)},
-            r"image_size is 64x64, but the data are arrays of shape \[8, 512\]; expected for example image_size=512, ",
+            r"model takes \[8, 64, 64\]; image_size=none takes the size of the data",
         ),
         ((8, 512), {"image_size": (1024,)}, "expected at least 1024 on axis 1, as image_size says"),
         (

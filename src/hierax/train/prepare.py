@@ -124,7 +124,7 @@ def _load_model(
     """The model for data of this kind and size, and notes on what was changed."""
     shape = _array_shape(dataset, first)
     if recipe.image_size is not None:
-        _check_axes(recipe.image_size, shape, videos=dataset.videos)
+        _check_axes(recipe, recipe.image_size, shape, opened, videos=dataset.videos)
     # arrays have their own size, which a new model adopts
     size = recipe.image_size or (shape[1:] if opened is None and shape else None)
     begin = inflate_for_videos(opened, size) if dataset.videos and opened is not None else opened
@@ -136,12 +136,21 @@ def _load_model(
     return model, notes
 
 
-def _check_axes(size: tuple[int, ...], shape: tuple[int, ...], *, videos: bool) -> None:
-    """Raises `ValueError` if a stated size has another number of axes than the data, of which `shape` is that of an
-    array, if they are arrays.
+def _check_axes(
+    recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], opened: Checkpoint | None, *, videos: bool
+) -> None:
+    """Raises `ValueError` if a stated size has other axes than the data and the model. A model that is not for the data
+    is left to `_check_fit`.
+
+    Args:
+        shape: that of an array, if the data are arrays.
     """
     axes = len(shape) - 1 if shape else 3 if videos else 2
-    if len(size) == axes:
+    if opened is None:  # a new model for arrays has the axes of the size
+        of_model = len(size) if shape else variant_config(recipe.model).axes
+    else:
+        of_model = 3 if videos else opened.config.axes
+    if len(size) in (axes, of_model):
         return
     kind = f"arrays of shape {list(shape)}" if shape else "clips of frames, height and width" if videos else "images"
     example = f"image_size={','.join(map(str, shape[1:] or (16, 64, 64)[-axes:]))}"
