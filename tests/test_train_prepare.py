@@ -133,6 +133,13 @@ def test_a_size_with_other_axes_than_images_is_refused(tmp_path: Path, size: tup
         finetune(tmp_path / "p", source="hierax/femto", out=tmp_path / "run", recipe=toy("finetune", image_size=size))
 
 
+def test_images_for_a_model_of_clips_are_refused_at_a_size_of_images(tmp_path: Path) -> None:
+    pictures(tmp_path / "p", classes=2, each=4)
+    chosen = toy("finetune", model="hiera_base_16x224", overrides={})
+    with pytest.raises(ValueError, match=r"the data are images; the model takes \[3, 16, 224, 224\]"):
+        finetune(tmp_path / "p", source=None, out=tmp_path / "run", recipe=chosen, device="cpu")
+
+
 def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
     data = pictures(tmp_path / "data", classes=1)
     with pytest.raises(ValueError, match="the data has one class, class0; fine-tuning takes two or more"):

@@ -139,20 +139,21 @@ def _load_model(
 def _check_axes(
     recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], opened: Checkpoint | None, *, videos: bool
 ) -> None:
-    """Raises `ValueError` if a stated size has other axes than the data and the model. A model that is not for the data
-    is left to `_check_fit`.
+    """Raises `ValueError` if a stated size has other axes than the model: it or the model is not for the data. A model
+    of these axes is left to `_check_fit`.
 
     Args:
         shape: that of an array, if the data are arrays.
     """
     axes = len(shape) - 1 if shape else 3 if videos else 2
-    if opened is None:  # a new model for arrays has the axes of the size
-        of_model = len(size) if shape else variant_config(recipe.model).axes
-    else:
-        of_model = 3 if videos else opened.config.axes
-    if len(size) in (axes, of_model):
+    config = variant_config(recipe.model) if opened is None else opened.config
+    if opened is None and shape:  # a new model for arrays has the axes of the size
+        return
+    if len(size) == (3 if videos and opened is not None else config.axes):  # image models become models of clips
         return
     kind = f"arrays of shape {list(shape)}" if shape else "clips of frames, height and width" if videos else "images"
+    if len(size) == axes:
+        raise ValueError(f"the data are {kind}; the model takes {[config.num_channels, *config.image_size]}")
     example = f"image_size={','.join(map(str, shape[1:] or (16, 64, 64)[-axes:]))}"
     hint = ", or image_size=none, which takes the size of the data" if shape else ""
     raise ValueError(
