@@ -1,7 +1,8 @@
 """`hierax finetune --task detect|instances`, `hierax evaluate` and `hierax detect`: what a user writes and reads."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -189,21 +190,29 @@ def test_detect_prints_json_and_counts_what_cannot_be_read(place: Path, tmp_path
     assert "bad.png" in err
 
 
+@contextmanager
+def interrupted_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ctrl-C, once this many results are kept."""
+    real = UnfinishedResults.add
+
+    def add(self: UnfinishedResults, *result: Any) -> None:
+        if self.count == count:
+            raise KeyboardInterrupt
+        real(self, *result)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(UnfinishedResults, "add", add)
+        yield
+
+
 @pytest.mark.parametrize("task", ["detect", "instances"])
 def test_detect_resumes(task: str, place: Path, tmp_path: Path, run: Hierax, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "a", 3)
     words = ("detect", tmp_path / "a", "--model", place / task, "--threshold", "0", "--json")
     code, whole, _ = run(*words, "-o", tmp_path / "whole")
     assert code == 0
-    real, out = UnfinishedResults.add, tmp_path / "out"
-
-    def add(self: UnfinishedResults, *result: Any) -> None:
-        if self.count == 2:
-            raise KeyboardInterrupt
-        real(self, *result)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(UnfinishedResults, "add", add)
+    out = tmp_path / "out"
+    with interrupted_after(2, monkeypatch):
         code, _, err = run(*words, "-o", out)
     assert code == 130
     assert f"{out / 'detections.json.unfinished'} keeps 2 results; run the same command again to resume" in err
@@ -228,15 +237,7 @@ def test_overlays_are_not_images(place: Path, tmp_path: Path, run: Hierax, monke
     write_images(tmp_path / "a", 3)
     out = tmp_path / "a" / "seen"
     words = ("detect", tmp_path / "a", "--model", place / "detect", "--threshold", "0", "-o", out)
-    real = UnfinishedResults.add
-
-    def add(self: UnfinishedResults, *result: Any) -> None:
-        if self.count == 1:
-            raise KeyboardInterrupt
-        real(self, *result)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(UnfinishedResults, "add", add)
+    with interrupted_after(1, monkeypatch):
         assert run(*words)[0] == 130
     code, _, err = run(*words)
     assert code == 0

@@ -98,15 +98,20 @@ def detector_folder(source: str | os.PathLike[str]) -> Path | None:
 
 def task_of(folder: Path) -> str | None:
     """The task of the model in a folder; None if it holds no model of detection."""
+    kind = config_of(folder).get("model_type")
+    return _TYPES.get(kind) if isinstance(kind, str) else None
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The content of the config.json in a folder; empty if there is none that can be read."""
     file = folder / "config.json"
     try:
         if not file.is_file() or file.stat().st_size > _LARGEST:
-            return None
+            return {}
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    kind = values.get("model_type") if isinstance(values, dict) else None
-    return _TYPES.get(kind) if isinstance(kind, str) else None
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def image_processor(task: str, pixels: Pixels) -> Any:

@@ -24,7 +24,7 @@ from hierax.detection.dataset import (
 from hierax.detection.masks import decode
 from hierax.notices import notify
 from hierax.processing import ImageError
-from hierax.processing.paths import opened_regular
+from hierax.processing.paths import differ_without_folders, opened_regular
 
 _FAR = 10  # sides of an image by which a polygon may reach outside of it
 _TRIED = 20  # images that are looked for to find their folder
@@ -42,8 +42,7 @@ class _Names:
 
     def __init__(self, names: Sequence[str], overlays: Collection[str]) -> None:
         self.all = names
-        plain = {name.replace("\\", "/") for name in names}
-        self._bare = len({name.rpartition("/")[2] for name in plain}) == len(plain)
+        self._bare = differ_without_folders(names)
         self._overlays = overlays
 
     def find(self, folder: str, name: str) -> str | None:

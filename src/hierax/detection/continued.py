@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hierax.train.description import read_object
-
 if TYPE_CHECKING:
     from hierax.detection.recipes import DetectionRecipe
 
@@ -32,16 +30,18 @@ _OF_CLASSES = re.compile(
 _COUNTED = "criterion.empty_weight"  # a value for each class that is not learned
 
 
-def with_head_of(folder: Path, recipe: DetectionRecipe, settings: Sequence[str]) -> DetectionRecipe:
+def with_head_of(
+    folder: Path, config: Mapping[str, Any], recipe: DetectionRecipe, settings: Sequence[str]
+) -> DetectionRecipe:
     """The recipe with the form of the head of the model in `folder`, which a run that starts from it keeps.
 
     Args:
+        config: the content of its config.json.
         settings: what was stated for the run, as `"key=value"`.
 
     Raises:
         ValueError: a stated setting differs from the model.
     """
-    config = read_object(folder / "config.json")
     kind = str(config.get("model_type"))
     names = _INSTANCES if kind == "mask2former" else _DETECT
     kept: dict[str, Any] = {"head": _HEADS[kind], **{name: config.get(key) for name, key in names.items()}}

@@ -15,7 +15,7 @@ from hierax.detection.dataset import AnnotatedImage, DetectionDataset
 from hierax.detection.masks import encode
 from hierax.detection.objects import FoundObject, check_batch_size, find_objects
 from hierax.detection.recipes import TASKS, DetectionRecipe
-from hierax.detection.sources import has_validation, open_detection, open_detection_splits
+from hierax.detection.sources import draw_validation, has_validation, open_detection
 from hierax.devices import find_device
 from hierax.predict.inputs import read_ahead
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError
@@ -118,16 +118,16 @@ def _opened(
     data: str | os.PathLike[str], model: str | os.PathLike[str] | None, *, masks: bool
 ) -> tuple[DetectionDataset, str | None]:
     """The images to evaluate: of the training data of a run, those that it held out; and a note on that."""
-    values = {} if model is None else _run_trained_on(data, model)
+    values, whole = {} if model is None else _run_trained_on(data, model), open_detection(data, masks=masks)
     if not values or has_validation(data):
-        return open_detection(data, masks=masks), None
+        return whole, None
     recipe = DetectionRecipe.from_dict(values["recipe"])
     fraction = 0.0 if values.get("validation") else recipe.validation_fraction
-    train, held = open_detection_splits(data, fraction=fraction, seed=recipe.seed, masks=masks)
+    train, held = draw_validation(whole, fraction, recipe.seed)
     found = {"images": len(train), "objects": train.objects, "held_out": len(held or ())}
     other = not values.get("validation") and any(values.get("facts", {}).get(key) != found[key] for key in found)
     part, note = held_out_part(data, held, changed=other)
-    return (open_detection(data, masks=masks) if part is None else part), note
+    return (whole if part is None else part), note
 
 
 def _run_trained_on(data: str | os.PathLike[str], model: str | os.PathLike[str]) -> dict[str, Any]:

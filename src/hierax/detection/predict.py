@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,13 @@ from typing import Any
 from PIL import Image
 
 from hierax.atomic import atomic_write
-from hierax.console import quantity
 from hierax.detection.build import Detector, open_detector
 from hierax.detection.drawing import draw_objects
 from hierax.detection.masks import decode
 from hierax.detection.objects import FoundObject, check_batch_size, find_objects
 from hierax.devices import find_device
-from hierax.notices import notify
 from hierax.predict.features import output_names
-from hierax.predict.inputs import Overwrite, check_outputs, image_paths, read_ahead
+from hierax.predict.inputs import Overwrite, check_outputs, image_paths, read_ahead, without_written
 from hierax.predict.unfinished import unfinished_path
 from hierax.processing import DEFAULT_MAX_PIXELS, ImageError, load_image
 from hierax.reprs.markup import html_repr
@@ -160,24 +158,14 @@ def detection_files(
 
 
 def without_overlays(images: Sequence[Path], named: Collection[str]) -> list[Path]:
-    """The images that are not overlays of an earlier `hierax detect`: their folder may lie within the images.
-
-    Files that are `named` one by one are kept. A notice counts the others.
-    """
-    written: dict[Path, Callable[[str], bool]] = {}
-
-    def is_overlay(path: Path) -> bool:
-        if path.suffix != ".png":
-            return False
-        folder = path.parent
-        if folder not in written:
-            written[folder] = _overlays_in(folder)
-        return written[folder](path.name)
-
-    kept = [path for path in images if str(path) in named or not is_overlay(path)]
-    if len(kept) < len(images):
-        notify(f"{quantity(len(images) - len(kept), 'image')} left out: overlays that hierax detect wrote")
-    return kept
+    """The images that are not overlays of an earlier `hierax detect`, see `without_written`."""
+    overlays = cache(_overlays_in)
+    return without_written(
+        images,
+        named,
+        lambda path: path.suffix == ".png" and overlays(path.parent)(path.name),
+        "overlays that hierax detect wrote",
+    )
 
 
 def _overlays_in(folder: Path) -> Callable[[str], bool]:

@@ -15,7 +15,7 @@ import hierax
 from hierax.atomic import make_folder, name_in_errors
 from hierax.checkpoint.bundled import FEMTO
 from hierax.console import quantity, say
-from hierax.detection.build import Detector, build_detector, check_packages, detector_folder, task_of
+from hierax.detection.build import Detector, build_detector, check_packages, config_of, detector_folder, task_of
 from hierax.detection.continued import with_head_of
 from hierax.detection.dataset import DetectionDataset
 from hierax.detection.recipes import FEW_HELD, RESUMABLE, TASKS, DetectionRecipe, choose, resolve
@@ -81,7 +81,7 @@ def finetune_detection(
     wanted = (base or choose(task, device=place.type)).override(settings)
     continued = None if source is None else detector_folder(source)
     if continued is not None and task_of(continued) == task:
-        wanted = with_head_of(continued, wanted, settings)
+        wanted = with_head_of(continued, config_of(continued), wanted, settings)
     places = {"data": os.fspath(data), "validation": _text(validation), "from": _text(source)}
     check_places(run, places, overwrite=overwrite)
     previous = None if overwrite else _previous(run)

@@ -77,7 +77,7 @@ def open_detection_splits(
     elif training is not None and held is not None:
         held_set = sets[held](masks)
     else:
-        return _drawn(train, fraction, seed)
+        return draw_validation(train, fraction, seed)
     try:
         return train, held_set.with_classes(train.classes, train.category_ids)
     except ValueError as error:
@@ -90,7 +90,10 @@ def has_validation(source: str | os.PathLike[str]) -> bool:
     return training is not None and held is not None
 
 
-def _drawn(train: DetectionDataset, fraction: float, seed: int) -> tuple[DetectionDataset, DetectionDataset | None]:
+def draw_validation(
+    train: DetectionDataset, fraction: float, seed: int
+) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """The images to train on, and a `fraction` of them that is held out; None if that is none."""
     count = round(len(train) * fraction)
     if not count:
         return train, None

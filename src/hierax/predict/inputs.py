@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from hierax.arguments import path_texts
+from hierax.console import quantity
 from hierax.devices import available_cores
 from hierax.model.config import HieraConfig
+from hierax.notices import notify
 from hierax.processing import Clip, HieraImageProcessor, HieraVideoProcessor, ImageError
 from hierax.processing.frames import FIRST_ONLY
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -76,6 +78,19 @@ def check_outputs(files: Sequence[Path], inputs: Iterable[Path], *, overwrite: O
     if existing:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise ValueError(f"{existing[0]}{more} would be replaced; choose another folder, or pass --overwrite")
+
+
+def without_written(
+    images: Sequence[Path], named: Collection[str], is_written: Callable[[Path], bool], what: str
+) -> list[Path]:
+    """The images that are not files which an earlier command wrote: their folder may lie within the images.
+
+    Files that are `named` one by one are kept. A notice counts the others, as `what`.
+    """
+    kept = [path for path in images if str(path) in named or not is_written(path)]
+    if len(kept) < len(images):
+        notify(f"{quantity(len(images) - len(kept), 'image')} left out: {what}")
+    return kept
 
 
 def check_inputs(config: HieraConfig, paths: Sequence[Path] = ()) -> None:

@@ -13,10 +13,8 @@ import numpy as np
 from PIL import Image
 
 from hierax.atomic import atomic_write
-from hierax.console import quantity
-from hierax.notices import notify
 from hierax.predict.features import output_names
-from hierax.predict.inputs import Overwrite, check_outputs
+from hierax.predict.inputs import Overwrite, check_outputs, without_written
 from hierax.reprs.text import short_repr
 from hierax.viz.segmentation import paint, with_legend
 
@@ -56,15 +54,8 @@ def segmentation_files(
 
 
 def without_results(images: Sequence[Path], named: Collection[str]) -> list[Path]:
-    """The images that are not masks or overlays of an earlier `hierax segment`: their folder may lie within the images.
-
-    Files that are `named` one by one are kept. A notice counts the others.
-    """
-    kept = [path for path in images if str(path) in named or not _is_result(path)]
-    if len(kept) < len(images):
-        left = quantity(len(images) - len(kept), "image")
-        notify(f"{left} left out: masks and overlays that hierax segment wrote")
-    return kept
+    """The images that are not masks or overlays of an earlier `hierax segment`, see `without_written`."""
+    return without_written(images, named, _is_result, "masks and overlays that hierax segment wrote")
 
 
 def _is_result(path: Path) -> bool:

@@ -12,7 +12,7 @@ import contextlib
 import glob
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import BinaryIO
 
 from hierax.extras import install_line, is_installed
@@ -153,6 +153,12 @@ def walk(
 
 def _is_left_out(top: str, parent: str, name: str) -> bool:
     return is_hidden(name) or _leads_back(top, parent, name) or _is_collection(os.path.join(parent, name))
+
+
+def differ_without_folders(names: Iterable[str]) -> bool:
+    """Whether names of files, with folders of any system, stay different without their folders."""
+    plain = {name.replace("\\", "/") for name in names}
+    return len({name.rpartition("/")[2] for name in plain}) == len(plain)
 
 
 def is_hidden(name: str) -> bool:

@@ -123,8 +123,7 @@ def _load_model(
 ) -> tuple[Pretrained, list[str]]:
     """The model for data of this kind and size, and notes on what was changed."""
     shape = _array_shape(dataset, first)
-    if recipe.image_size is not None:
-        _check_axes(recipe, recipe.image_size, shape, opened, videos=dataset.videos)
+    _check_axes(recipe, dataset, first, opened)
     # arrays have their own size, which a new model adopts
     size = recipe.image_size or (shape[1:] if opened is None and shape else None)
     begin = inflate_for_videos(opened, size) if dataset.videos and opened is not None else opened
@@ -136,29 +135,32 @@ def _load_model(
     return model, notes
 
 
-def _check_axes(
-    recipe: Recipe, size: tuple[int, ...], shape: tuple[int, ...], opened: Checkpoint | None, *, videos: bool
-) -> None:
+def _check_axes(recipe: Recipe, dataset: Dataset, first: Sample, opened: Checkpoint | None) -> None:
     """Raises `ValueError` if a stated size has other axes than the model: it or the model is not for the data. A model
     of these axes is left to `_check_fit`.
-
-    Args:
-        shape: that of an array, if the data are arrays.
     """
-    axes = len(shape) - 1 if shape else 3 if videos else 2
+    shape, size = _array_shape(dataset, first), recipe.image_size
+    if size is None or (opened is None and shape):  # a new model for arrays has the axes of the size
+        return
     config = variant_config(recipe.model) if opened is None else opened.config
-    if opened is None and shape:  # a new model for arrays has the axes of the size
+    if len(size) == (3 if dataset.videos and opened is not None else config.axes):  # image models learn clips
         return
-    if len(size) == (3 if videos and opened is not None else config.axes):  # image models become models of clips
-        return
-    kind = f"arrays of shape {list(shape)}" if shape else "clips of frames, height and width" if videos else "images"
-    if len(size) == axes:
-        raise ValueError(f"the data are {kind}; the model takes {[config.num_channels, *config.image_size]}")
-    example = f"image_size={','.join(map(str, shape[1:] or (16, 64, 64)[-axes:]))}"
+    expected = shape[1:] or ((16, 64, 64) if dataset.videos else (64, 64))
+    if len(size) == len(expected):
+        raise ValueError(_unfit(dataset, shape, config))
     hint = ", or image_size=none, which takes the size of the data" if shape else ""
     raise ValueError(
-        f"image_size is {'x'.join(map(str, size))}, but the data are {kind}; expected for example {example}{hint}"
+        f"image_size is {'x'.join(map(str, size))}, but the data are {_kind(dataset, shape)}; expected for example "
+        f"image_size={','.join(map(str, expected))}{hint}"
     )
+
+
+def _kind(dataset: Dataset, shape: tuple[int, ...]) -> str:
+    return f"arrays of shape {list(shape)}" if shape else "videos" if dataset.videos else "images"
+
+
+def _unfit(dataset: Dataset, shape: tuple[int, ...], config: HieraConfig) -> str:
+    return f"the data are {_kind(dataset, shape)}; the model takes {[config.num_channels, *config.image_size]}"
 
 
 def _array_shape(dataset: Dataset, first: Sample) -> tuple[int, ...]:
@@ -175,9 +177,8 @@ def _check_fit(recipe: Recipe, dataset: Dataset, first: Sample, config: HieraCon
     else:
         fits = config.is_video and config.num_channels == 3 if dataset.videos else config.axes == 2
     if not fits:
-        kind = f"arrays of shape {list(shape)}" if shape else "videos" if dataset.videos else "images"
         hint = "; image_size=none takes the size of the data" if shape and fresh and recipe.image_size else ""
-        raise ValueError(f"the data are {kind}; the model takes {[config.num_channels, *config.image_size]}{hint}")
+        raise ValueError(f"{_unfit(dataset, shape, config)}{hint}")
 
 
 def _unused_augmentation(recipe: Recipe) -> list[str]:

@@ -21,7 +21,7 @@ from hierax.data.split_names import kind_of
 from hierax.data.strings import Strings
 from hierax.notices import notify
 from hierax.processing import ImageError
-from hierax.processing.paths import walk
+from hierax.processing.paths import differ_without_folders, walk
 
 _BACKGROUND = ("background", "_background_", "__background__")
 
@@ -116,8 +116,7 @@ def open_coco(path: Path) -> tuple[CocoMasks, list[Entry]]:
 def _masks(path: Path, images: Sequence[Mapping[str, Any]], objects: Mapping[Any, list[tuple[int, Any]]]) -> CocoMasks:
     folders = _image_folders(path)
     images = sorted(images, key=lambda one: str(one["file_name"]))
-    names = {str(one["file_name"]).replace("\\", "/") for one in images}
-    bare = len({os.path.basename(name) for name in names}) == len(names)
+    bare = differ_without_folders(str(one["file_name"]) for one in images)
     places = [_find(str(one["file_name"]), folders, bare=bare) for one in images]
     lost = [str(one["file_name"]) for one, place in zip(images, places, strict=True) if place is None]
     if len(lost) == len(images):
