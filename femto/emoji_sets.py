@@ -26,22 +26,30 @@ def keys(codes: tuple[int, ...]) -> tuple[str, str]:
     return texts[0], texts[1]
 
 
-def drawn_icons(read: Callable[[str], bytes]) -> Callable[[str, tuple[int, ...]], bytes | None]:
-    """Draws the icon of a name and code points as a PNG file, from a package of Iconify; None if there is none."""
+def drawn(svg: str) -> bytes:
+    """A drawing as a PNG file."""
     try:
         renderer = importlib.import_module("resvg_py")
     except ImportError:
         raise SystemExit("resvg_py is missing: pip install resvg-py") from None
+    return bytes(renderer.svg_to_bytes(svg_string=svg, width=SIDE))
+
+
+def drawn_icons(read: Callable[[str], bytes]) -> Callable[[str, tuple[int, ...]], bytes | None]:
+    """Draws the icon of a name and code points as a PNG file, from a package of Iconify; None if there is none."""
     icons, named = json.loads(read("package/icons.json")), json.loads(read("package/chars.json"))
 
     def picture(name: str, codes: tuple[int, ...]) -> bytes | None:
-        found = (icon_of(icons, each) for each in (*(named.get(key, "") for key in keys(codes)), slug(name)))
+        found = (
+            icon_of(icons, each)
+            for each in (*(named.get(key, "") for key in keys(codes)), slug(name), slug(name).replace("-", ""))
+        )
         icon: Mapping[str, Any] | None = next((icon for icon in found if icon), None)
         if icon is None:
             return None
         width, height = (icon.get(edge, icons.get(edge, 16)) for edge in ("width", "height"))
         box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
-        return bytes(renderer.svg_to_bytes(svg_string=SVG.format(box, icon["body"]), width=SIDE))
+        return drawn(SVG.format(box, icon["body"]))
 
     return picture
 
@@ -54,7 +62,7 @@ def icon_of(icons: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 def unpack_emoji_set(package: Path, groups: Path, folder: Path) -> None:
     """The pictures of a package of npm (`.tgz`), named as `containers.unpack_emoji` names those of the font.
 
-    A package of Iconify has all drawings in one file; others have a picture for each emoji in `assets/`.
+    A package of Iconify has all drawings in one file; others have a file for each emoji, in `assets/` or `black/svg/`.
     """
     with tarfile.open(package) as archive:
         members = {member.name: member for member in archive if member.isfile()}
@@ -66,12 +74,16 @@ def unpack_emoji_set(package: Path, groups: Path, folder: Path) -> None:
 
         def kept_picture(_: str, codes: tuple[int, ...]) -> bytes | None:
             names = [f"package/assets/{key}.webp" for key in keys(codes)]
+            names += [f"package/black/svg/{key.upper()}.svg" for key in keys(codes)]
             name = next((name for name in names if name in members), None)
-            return read(name) if name else None
+            if name is None:
+                return None
+            return drawn(read(name).decode()) if name.endswith(".svg") else read(name)
 
         iconify = "package/icons.json" in members
         picture = drawn_icons(read) if iconify else kept_picture
+        painted = any(name.startswith("package/assets/") for name in members)
         for name, codes in emoji_list(groups.read_text()):
             content = picture(name.rsplit("/", 1)[-1], codes)
             if content is not None:
-                saved(folder, f"{name}{'.png' if iconify else '.webp'}", content)
+                saved(folder, f"{name}{'.webp' if painted else '.png'}", content)

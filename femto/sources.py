@@ -59,6 +59,11 @@ EMOJI_SETS = (
     ("@iconify-json/emojione-v1", "CC-BY-SA-4.0", "emoji of EmojiOne, version 1"),
     ("@iconify-json/noto-v1", "Apache-2.0", "emoji of Noto, version 1"),
     ("@iconify-json/streamline-emojis", "CC-BY-4.0", "emoji of Streamline"),
+    ("@iconify-json/fluent-emoji", "MIT", "Microsoft's Fluent emoji, with soft colors"),
+    ("@iconify-json/fluent-emoji-high-contrast", "MIT", "Microsoft's Fluent emoji, black and white"),
+    ("@iconify-json/emojione-monotone", "CC-BY-4.0", "emoji of EmojiOne, outlines"),
+    ("@iconify-json/fxemoji", "Apache-2.0", "emoji of Firefox OS"),
+    ("openmoji", "CC-BY-SA-4.0", "emoji of OpenMoji, outlines"),
 )
 SOURCES = (
     Source(

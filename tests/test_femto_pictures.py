@@ -213,14 +213,27 @@ def test_emoji_of_other_artists_are_found_by_code_points(script: Any, tmp_path: 
     assert (tmp_path / "out/Animals & Nature/animal-mammal/cat.webp").is_file()
 
 
+RENDERER = SimpleNamespace(svg_to_bytes=lambda *, svg_string, width: list(f"{width} {svg_string}".encode()))
+
+
+def test_outlines_of_openmoji_are_drawn(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", RENDERER)
+    (tmp_path / "groups.txt").write_text(EMOJI)
+    names = {"1F408": b"<cat/>", "1F43B-200D-2744-FE0F": b"<bear/>"}
+    files = {f"{tone}/svg/{code}.svg": content for code, content in names.items() for tone in ("black", "color")}
+    package = packed(tmp_path / "a.tgz", files)
+    script("emoji_sets").unpack_emoji_set(package, tmp_path / "groups.txt", tmp_path / "out")
+    found = {path.stem: path.read_text() for path in (tmp_path / "out").rglob("*.png")}
+    assert found == {"cat": "256 <cat/>", "polar bear": "256 <bear/>"}
+
+
 def test_emoji_of_iconify_are_found_by_code_points_names_and_aliases(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = SimpleNamespace(svg_to_bytes=lambda *, svg_string, width: list(f"{width} {svg_string}".encode()))
-    monkeypatch.setitem(sys.modules, "resvg_py", drawn)
+    monkeypatch.setitem(sys.modules, "resvg_py", RENDERER)
     (tmp_path / "groups.txt").write_text(EMOJI)
     icons = {
-        "icons": {"a-cat": {"body": "<cat/>"}, "golfer": {"body": "<golf/>", "width": 18}, "polar-bear": {"body": "b"}},
+        "icons": {"a-cat": {"body": "<cat/>"}, "golfer": {"body": "<golf/>", "width": 18}, "polarbear": {"body": "b"}},
         "aliases": {"golfing": {"parent": "golfer"}},
         "width": 36,
         "height": 36,

@@ -185,6 +185,10 @@ def test_two_ranks_do_what_one_does_with_all_that_can_be_set(data: Path, tmp_pat
     compare(data, tmp_path, task="finetune", changes=changes, source=undisturbed)
 
 
+def test_two_ranks_share_the_updates_of_muon(data: Path, tmp_path: Path) -> None:
+    compare(data, tmp_path, task="pretrain", changes={"precision": "fp64", "ema": 0.9, "optimizer": "muon"})
+
+
 def test_two_ranks_train_an_adapter_as_one_does(data: Path, tmp_path: Path, undisturbed: Path) -> None:
     changes = {"precision": "fp64", "ema": 0.9, "adapter": "lora", "rank": 4, "lr": 1e-2, "overrides": {}}
     compare(data, tmp_path, task="finetune", changes=changes, source=undisturbed)

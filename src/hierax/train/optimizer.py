@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from hierax.model.blocks import Block
 from hierax.model.pretrained import Pretrained
+from hierax.train.muon import Muon
 from hierax.train.settings import Recipe
 
 
@@ -60,9 +63,22 @@ def build_optimizer(model: Pretrained, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     if not specs:
         raise ValueError(f"freeze is {recipe.freeze!r}, which leaves nothing to train")
+    if recipe.optimizer == "muon":
+        return Muon(_split(model, specs), lr=recipe.peak_lr, betas=recipe.betas)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(specs, lr=recipe.peak_lr, momentum=recipe.momentum)
     return torch.optim.AdamW(specs, lr=recipe.peak_lr, betas=recipe.betas, fused=True)
+
+
+def _split(model: Pretrained, specs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The groups, those of the matrices of blocks apart from the others."""
+    blocks = [part for part in model.modules() if isinstance(part, Block)]
+    matrices = {id(p) for block in blocks for p in block.parameters() if p.ndim == 2}
+    for spec in specs:
+        for wanted in (True, False):
+            members = [p for p in spec["params"] if (id(p) in matrices) == wanted]
+            if members:
+                yield {**spec, "params": members, "matrices": wanted}
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

@@ -39,7 +39,8 @@ class Recipe:
         batch_size: images per step over all devices and accumulated parts.
         device_batch_size: maximum number of images at once on a device; None is the device's whole share of the batch.
         lr, reference_batch: the learning rate at that batch size; it scales with `batch_size` if `scale_lr`.
-        optimizer, betas, momentum, weight_decay, layer_decay: AdamW, or SGD with momentum.
+        optimizer, betas, momentum, weight_decay, layer_decay: "adamw", "sgd" with momentum, or "muon", which makes
+            the updates of the blocks' matrices orthogonal and uses AdamW, at the same rate, for all other parameters.
         clip_grad: norm to which gradients are clipped; None does not clip.
         drop_path, dropout: rates; None keeps the model's.
         crop_scale, rand_augment, erasing, repeats: augmentation (see `hierax.data.Augmentation`).
@@ -325,7 +326,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("mode",), lambda value: value in MODES, ", ".join(MODES)),
     (("precision",), *_one_of(*PRECISIONS)),
     (("target",), *_one_of(*TARGETS)),
-    (("optimizer",), *_one_of("adamw", "sgd")),
+    (("optimizer",), *_one_of("adamw", "sgd", "muon")),
     (("class_weights",), _is_class_weights, 'balanced, or weights above 0 by class, such as {"crack": 5}'),
     (("weights",), *_one_of("best", "last")),
     (("adapter",), *_one_of("none", "lora")),

@@ -99,7 +99,7 @@ def unused_settings(
         (not validated, ("patience", "evaluate_every"), "without validation data (validation_fraction, --validation)"),
         (validated and not drawn, ("validation_fraction",), "on data with a validation set"),
         (not train.videos, ("frame_stride",), "on data that are not videos"),
-        (recipe.optimizer == "adamw", ("momentum",), "with optimizer=adamw"),
+        (recipe.optimizer != "sgd", ("momentum",), f"with optimizer={recipe.optimizer}"),
         (recipe.optimizer == "sgd", ("betas",), "with optimizer=sgd"),
         (not recipe.scale_lr, ("reference_batch",), "with scale_lr=false"),
     ]
