@@ -230,7 +230,7 @@ def test_masks_that_were_reduced_before_are_noticed(tmp_path: Path) -> None:
 def test_colors_without_a_table_are_refused_with_an_example(tmp_path: Path) -> None:
     folder = write(tmp_path, np.array([[[255, 0, 0], [0, 0, 0]]], np.uint8))
     with pytest.raises(
-        ValueError, match=r"none of 1 images with masks can be used; the first: .*a.png: a mask in color, .*#ff0000"
+        ValueError, match=r"none of 1 image with masks can be used; the first: .*a.png: a mask in color, .*#ff0000"
     ):
         open_segmentation(folder)
 

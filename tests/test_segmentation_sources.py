@@ -319,7 +319,7 @@ def test_splits_of_coco_need_the_same_categories(tmp_path: Path) -> None:
             {},
             r"run lengths of size \[9, 9\]; expected \[8, 10\]",
         ),
-        (square(0, 0, 2), {"images": [{"id": 7, "file_name": "lost.jpg"}]}, "none of its 1 images is found"),
+        (square(0, 0, 2), {"images": [{"id": 7, "file_name": "lost.jpg"}]}, "none of its 1 image is found"),
         (square(0, 0, 2), {"images": [{"id": 7, "file_name": "a.jpg"}]}, "no height and width of the image"),
         (square(0, 0, 2), {"categories": [{"id": 3}]}, "an entry of categories is .*; expected id and name"),
         (square(0, 0, 2) | {"category_id": [3]}, {}, r"the annotation 1 names image 7 and category \[3\]; expected an"),

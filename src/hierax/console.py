@@ -263,5 +263,6 @@ def progress(results: Iterable[_Item], *, total: int, what: str) -> Iterator[Ite
 
 
 def quantity(count: int, what: str) -> str:
-    """A number with a noun: `1 image`, `2,000 images`."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    """A number with a noun: `1 image`, `2,000 images`, `2 classes`."""
+    ending = "" if count == 1 else "es" if what.endswith("s") else "s"
+    return f"{count:,} {what}{ending}"

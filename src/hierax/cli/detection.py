@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hierax.checkpoint.bundled import FEMTO
 from hierax.cli.train import data_and_settings, settings_of_options
-from hierax.console import ProgressDisplay, say, tell
+from hierax.console import ProgressDisplay, quantity, say, tell
 from hierax.stopping import last_signal
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def run_evaluate(arguments: argparse.Namespace, folder: Path) -> list[tuple[str,
 
 
 def _show(found: DetectionEvaluation) -> None:
-    tell(f"{'masks' if found.masks else 'boxes'} of {found.images:,} images")
+    tell(f"{'masks' if found.masks else 'boxes'} of {quantity(found.images, 'image')}")
     for names in (("AP", "AP50", "AP75"), ("APs", "APm", "APl"), ("AR1", "AR10", "AR100"), ("ARs", "ARm", "ARl")):
         tell("   ".join(f"{name:<5} {_number(found.numbers[name])}" for name in names))
     width = max(len(entry["label"]) for entry in found.per_class)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hierax.console import percent
+from hierax.console import percent, quantity
 from hierax.reprs.markup import Cell, bar, card, table
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def statistics(found: DatasetStatistics) -> str:
         ("dtypes", _counts(found.types)),
     ]
     return card(
-        f"{found.samples:,} samples",
+        quantity(found.samples, "sample"),
         table((), [*_common(found), *(kind for kind in kinds if kind[1])]),
         table(("class", "", "samples"), classes) if classes else "",
         table(("unreadable", "problem"), found.unreadable) if found.unreadable else "",
@@ -36,7 +36,7 @@ def segmentation_statistics(found: SegmentationStatistics) -> str:
         ("images without a class", f"{found.without_labels:,}"),
     ]
     return card(
-        f"{found.samples:,} images with masks",
+        f"{quantity(found.samples, 'image')} with masks",
         table((), [*_common(found), *more]),
         table(("class", "", "of the pixels", "in images"), classes) if classes else "",
         table(("unreadable", "problem"), found.unreadable) if found.unreadable else "",

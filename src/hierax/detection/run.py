@@ -217,12 +217,12 @@ def _say_plan(recipe: DetectionRecipe, train: DetectionDataset, held: DetectionD
     validation = f"{quantity(len(held), 'image')} to validate on" if held else "no validation set"
     say(
         f"{quantity(len(train), 'image')}, {quantity(train.objects, 'object')}, "
-        f"{len(train.classes)} {'class' if len(train.classes) == 1 else 'classes'}; {validation}"
+        f"{quantity(len(train.classes), 'class')}; {validation}"
     )
     say(
         f"recipe {recipe.name}: {recipe.head}, {recipe.image_size} pixels, {recipe.queries} queries, "
-        f"{recipe.steps} steps of {recipe.batch_size} images ({passes:.3g} passes) (--recipe NAME and key=value change "
-        "it)"
+        f"{quantity(recipe.steps or 0, 'step')} of {quantity(recipe.batch_size, 'image')} ({passes:.3g} passes) "
+        "(--recipe NAME and key=value change it)"
     )
     if held is not None and len(held) < FEW_HELD:
         say("model/ gets the last weights, because there are too few validation images to choose the best")

@@ -17,6 +17,7 @@ import torch
 from hierax.arguments import path_texts
 from hierax.checkpoint.bundled import FEMTO
 from hierax.collection.store import MANIFEST, Block, Manifest, arrow, shard_path
+from hierax.console import quantity
 from hierax.embedding.cluster import on_cluster, ray_package
 from hierax.embedding.extractor import POOLED, FeatureExtractor
 from hierax.embedding.job import FEW, Job, Step, on_devices
@@ -72,7 +73,10 @@ class EmbedReport:
 
     @never_raises
     def __repr__(self) -> str:
-        facts = [f"{self.rows:,} rows of {self.sources:,} sources", f"{self.images_per_second:.1f} images/s"]
+        facts = [
+            f"{quantity(self.rows, 'row')} of {quantity(self.sources, 'source')}",
+            f"{self.images_per_second:.1f} images/s",
+        ]
         facts += [f"{getattr(self, name):,} {name}" for name in ("errors", "pending", "gone") if getattr(self, name)]
         return f"EmbedReport({str(self.out)!r}: {', '.join(facts)}{', stopped' if self.stopped else ''})"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from hierax.console import quantity
 from hierax.model.config import HieraConfig
 from hierax.model.variants import VARIANTS
 from hierax.reprs.markup import Cell, card, table
@@ -73,7 +74,7 @@ def _facts(model: nn.Module) -> Iterator[tuple[str, str]]:
     )
     parts = model._modules
     if "head" in parts or "segmentation" in parts:
-        yield "task", f"{config.num_labels:,} classes" + (" for each pixel" if "segmentation" in parts else "")
+        yield "task", quantity(config.num_labels, "class") + (" for each pixel" if "segmentation" in parts else "")
     elif "decoder" in parts:
         yield "task", f"decoder of {config.decoder_depth} blocks, {config.mask_ratio:.0%} masked".replace("%", " %")
     elif "pyramid" in parts or "norms" in parts:

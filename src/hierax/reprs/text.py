@@ -69,8 +69,9 @@ def dataset_repr(cls: type[_T]) -> type[_T]:
     @never_raises
     def __repr__(self: Any) -> str:
         names = ", ".join(self.classes[:_FEW]) + (", …" if len(self.classes) > _FEW else "")
-        classes = f", {len(self.classes):,} classes: {names:.200}" if self.classes else ", no classes"
-        return f"{type(self).__name__}({len(self):,} samples{classes})"
+        what = "class" if len(self.classes) == 1 else "classes"
+        classes = f", {len(self.classes):,} {what}: {names:.200}" if self.classes else ", no classes"
+        return f"{type(self).__name__}({len(self):,} sample{'' if len(self) == 1 else 's'}{classes})"
 
     setattr(cls, "__repr__", __repr__)  # noqa: B010  (a type checker refuses the other way)
     return cls

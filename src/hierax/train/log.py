@@ -200,7 +200,7 @@ def result_sentence(result: Mapping[str, Any], samples: int) -> str:
     scores = {name: metrics[name] for name in (*_SHARES, "cosine", "loss") if name in metrics}
     first = [name for name in scores if name not in _LESS]
     told = format_metrics({name: scores[name] for name in first}, samples - int(metrics.get("unreadable", 0)))
-    count = f" on {samples:,} samples" if told and "(" not in told[0] else ""
+    count = f" on {quantity(samples, 'sample')}" if told and "(" not in told[0] else ""
     which = ["the last weights"] if last and steps else []
     return ", ".join([f"model: step {step:,} of {steps:,}", *told, *which]) + count
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from hierax.atomic import atomic_write
+from hierax.console import quantity
 from hierax.data.view import EvaluationView
 from hierax.model.class_map import class_map
 from hierax.model.segmentation import HieraForSemanticSegmentation
@@ -73,7 +74,9 @@ class OverlaySheet:
                 tiles.append(Tile(overlay(image, _fitted(mask, image), self.colors), title))
                 seen[np.unique(mask[mask < len(self.labels)])] = True
             rows.append(tuple(tiles))
-        drawn = sheet(rows, heading=f"After {step} steps", note="Held-out images; pixels without color are ignored")
+        drawn = sheet(
+            rows, heading=f"After {quantity(step, 'step')}", note="Held-out images; pixels without color are ignored"
+        )
         names = drawable_names(self.labels, kind="class", first=0)
         entries = [(names[i], self.colors[i].tolist()) for i in np.flatnonzero(seen)[:_LISTED]]
         with atomic_write(self.path) as part:

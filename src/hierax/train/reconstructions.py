@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hierax.atomic import atomic_write
+from hierax.console import quantity
 from hierax.data.view import EvaluationView, Example
 from hierax.model.config import HieraConfig
 from hierax.model.tasks import HieraForPreTraining
@@ -77,7 +78,7 @@ class ReconstructionSheet:
             rows.append((Tile(image, name), Tile(masked, "visible"), Tile(drawn, "reconstruction")))
         path, note = self.folder / f"step-{step}.png", statistics_note(config, "visible")
         with atomic_write(path) as part:
-            sheet(rows, heading=f"After {step} steps", note=f"Held-out images; {note}").save(part)
+            sheet(rows, heading=f"After {quantity(step, 'step')}", note=f"Held-out images; {note}").save(part)
         return path
 
 

@@ -28,7 +28,7 @@ def plan(recipe: Recipe, order: Order, world: World, train: Dataset, validation:
     steps, epochs = quantity(order.steps, "step"), quantity(recipe.epochs, "epoch")
     lines = f"{quantity(len(train), 'sample')}, {steps} of {recipe.batch_size} per epoch, {epochs}"
     shared = f" = {size} rank(s) x {parts} part(s) x {each}" if size * parts > 1 else ""
-    dropped = f"; {order.dropped} samples per epoch are unused (last incomplete batch)" if order.dropped else ""
+    dropped = f"; {quantity(order.dropped, 'sample')} per epoch unused (last incomplete batch)" if order.dropped else ""
     check = f"; {len(validation):,} to validate on" if validation is not None else ""
     return f"{lines}{shared}{dropped}{check}; peak lr {recipe.peak_lr:.3g}, {recipe.precision} on {world.device}"
 
@@ -46,13 +46,13 @@ def about_classes(recipe: Recipe, train: Dataset, validation: Dataset | None) ->
     if not mode_of(recipe).supervised or not train.classes:
         return None
     if mode_of(recipe).targets:
-        return f"{len(train.classes)} classes of pixels: {_listed(train.classes)}"
+        return f"{quantity(len(train.classes), 'class')} of pixels: {_listed(train.classes)}"
     trained = class_counts(train)
     if trained is None:
-        return f"{len(train.classes)} classes, of which several may be true: {_listed(train.classes)}"
+        return f"{quantity(len(train.classes), 'class')}, of which several may be true: {_listed(train.classes)}"
     more = (class_counts(validation) if isinstance(validation, Subset) else None) or {}  # held out of the same data
     names = [f"{name} ({count + more.get(name, 0):,})" for name, count in trained.items()]
-    return f"{len(names)} classes: {_listed(names)}"
+    return f"{quantity(len(names), 'class')}: {_listed(names)}"
 
 
 def _listed(names: Sequence[str]) -> str:

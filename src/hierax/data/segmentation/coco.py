@@ -121,8 +121,8 @@ def _masks(path: Path, images: Sequence[Mapping[str, Any]], objects: Mapping[Any
     lost = [str(one["file_name"]) for one, place in zip(images, places, strict=True) if place is None]
     if len(lost) == len(images):
         raise ValueError(
-            f"{path}: none of its {len(images)} images is found, such as {lost[0] if lost else 'none'}; expected them "
-            f"in {', '.join(str(folder) for folder in folders[:4])}"
+            f"{path}: none of its {quantity(len(images), 'image')} is found, such as {lost[0] if lost else 'none'}; "
+            f"expected them in {', '.join(str(folder) for folder in folders[:4])}"
         )
     if lost:
         verb = "is" if len(lost) == 1 else "are"

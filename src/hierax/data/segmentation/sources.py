@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from hierax.console import quantity
 from hierax.data.dataset import IGNORE, Dataset
 from hierax.data.segmentation.class_tables import (
     Entry,
@@ -146,12 +147,13 @@ def _datasets(
     found = survey(parts, numbering, whole=names is None)
     if not found.names and found.problems:
         raise ValueError(
-            f"none of {len(found.problems):,} images with masks can be used; the first: {found.problems[0]}"
+            f"none of {quantity(len(found.problems), 'image')} with masks can be used; the first: {found.problems[0]}"
         )
     if found.problems:
         looked = len(found.names) + len(found.problems)
         notify(
-            f"{len(found.problems):,} of {looked:,} images with masks cannot be used; the first: {found.problems[0]}"
+            f"{len(found.problems):,} of {quantity(looked, 'image')} with masks cannot be used; the first: "
+            f"{found.problems[0]}"
         )
     count = None if names is None else len(names)
     if binary is None and numbering.colors is None and numbering.values is None and is_binary(found.found, count):
