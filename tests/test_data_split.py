@@ -10,6 +10,7 @@ import pytest
 from hierax.data import Dataset, open_splits
 from hierax.data.dataset import Subset, relabel
 from hierax.data.split import stratified_split
+from hierax.notices import Notice
 from samples import Listed, encoded, picture, write_pictures, write_tar
 from small import fresh_seed
 
@@ -270,3 +271,50 @@ def test_two_training_sets_are_a_question(tmp_path: Path) -> None:
         class_folders(tmp_path / name)
     with pytest.raises(ValueError, match="holds 2 training sets, train_set and training; expected one"):
         open_splits(tmp_path, fraction=0, seed=0)
+
+
+def listed(folder: Path, rows: str) -> Path:
+    """A list with the header path,label,split."""
+    (folder / "list.csv").write_text(f"path,label,split\n{rows}")
+    return folder / "list.csv"
+
+
+TRAINED = "a.png,x,train\nb.png,y,train\n"
+
+
+@pytest.mark.parametrize("word", ["holdout", "internal_test", "fold1", ""])
+def test_rows_of_a_list_that_may_be_held_out_are_not_trained_on(word: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"the column of splits has .*'{word}'.*; expected a name such as val"):
+        open_splits(listed(tmp_path, f"{TRAINED}c.png,x,{word}\n"), fraction=0.5, seed=0)
+
+
+@pytest.mark.parametrize("words", [("0", "1"), ("val", "test"), ("north", "south")])
+def test_a_list_whose_splits_do_not_say_what_to_train_on_is_one_set_and_says_so(
+    words: tuple[str, str], tmp_path: Path
+) -> None:
+    rows = "".join(f"{place}{i}.png,{place},{word}\n" for i, word in enumerate(words * 2) for place in "xy")
+    with pytest.warns(Notice, match="none of them means training; all rows are used"):
+        train, held = open_splits(listed(tmp_path, rows), fraction=0, seed=0)
+    assert (len(train), held) == (8, None)
+
+
+def test_a_list_with_one_split_is_one_set(tmp_path: Path) -> None:
+    assert len(open_splits(listed(tmp_path, TRAINED), fraction=0, seed=0)[0]) == 2
+
+
+def test_classes_of_a_list_are_those_of_the_rows_to_train_on(tmp_path: Path) -> None:
+    rows = f"{TRAINED}c.png,y,val\nd.png,only in the test set,test\n"
+    with pytest.warns(Notice, match=r"2 rows of 'train' to train on, 1 of 'val' to validate on; 1 other row is not"):
+        train, held = open_splits(listed(tmp_path, rows), fraction=0.5, seed=0)
+    assert held is not None
+    assert (train.classes, train.labels(), held.labels()) == (("x", "y"), [0, 1], [1])
+    assert Path(held.sample(0).name).name == "c.png"
+    with (
+        pytest.warns(Notice, match="to validate on"),
+        pytest.raises(ValueError, match="validation does not fit the training set: unknown classes z; known are x, y"),
+    ):
+        open_splits(listed(tmp_path, f"{TRAINED}c.png,z,val\n"), fraction=0.5, seed=0)
+    with pytest.warns(Notice, match="1 of 'val'"):
+        train, held = open_splits(listed(tmp_path, f"{TRAINED}c.png,z,val\n"), fraction=0.5, seed=0, labels=False)
+    assert held is not None
+    assert not train.classes

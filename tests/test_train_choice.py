@@ -92,7 +92,8 @@ def test_a_run_without_a_recipe_takes_what_fits_and_takes_it_again(tmp_path: Pat
     run = json.loads((out / "run.json").read_text())
     assert run["from"] == "hierax/femto"
     assert (run["recipe"]["name"], run["recipe"]["epochs"]) == ("finetune_tiny_small_data_cpu", 1)
-    assert "recipe finetune_tiny_small_data_cpu, for a CPU and 8 images: 20 epochs, batches of 4" in said
+    assert "recipe finetune_tiny_small_data_cpu, for a CPU and 8 images: model/ gets the last weights" in said
+    assert "20 epochs" not in said  # the settings state others
     assert "2 classes: class0 (4), class1 (4)" in said
     assert "starts from hierax/femto" in said
     assert "only 1 sample to validate on" in said

@@ -124,3 +124,13 @@ def test_what_a_loss_of_power_left_of_the_log_is_taken_off(tmp_path: Path) -> No
     log.start(5, 0)
     log.close()
     assert (tmp_path / "log.jsonl").read_text() == good
+
+
+def test_after_a_resume_the_loss_is_the_mean_of_the_steps_before_too(tmp_path: Path, clock: Clock) -> None:
+    log = RunLog(tmp_path, total=100, clock=clock, quiet=True)
+    log.start(16, 0, [9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0][-6:])  # those of the steps 11 to 16
+    for step in range(17, 21):
+        log.step(report(step))
+    log.close()
+    (entry,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert entry["loss"] == pytest.approx((1 + 2 + 3 + 4 + 5 + 6 + 4 * 0.75) / 10)

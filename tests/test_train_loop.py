@@ -75,6 +75,7 @@ def test_steps_are_the_same_with_a_stop_and_a_start_between_them(name: str, tmp_
     assert resumed.progress.step == 4
     assert resumed.fit()
     assert first.losses + second.losses == whole.losses
+    assert resumed.progress.losses == whole.losses[-10:]
     assert equal(parameters(resumed), parameters(at_once))
     assert resumed.ema is not None
     assert at_once.ema is not None

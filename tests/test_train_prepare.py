@@ -270,3 +270,27 @@ def test_images_of_different_depths_are_told(tmp_path: Path, first: str) -> None
     assert found.record.takes_values == (first == "uint16")
     expected = "stored values, uint16" if first == "uint16" else "1.png has values of uint16 and "
     assert expected in told
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint16), (4, np.uint8)])
+def test_fine_tuning_takes_the_channels_of_the_checkpoint(tmp_path: Path, channels: int, dtype: Any) -> None:
+    draw = np.random.default_rng(0)
+    for number in range(8):
+        (tmp_path / "data" / f"c{number % 2}").mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, np.iinfo(dtype).max // 2, (70, 70, channels), dtype).squeeze()
+        Image.fromarray(pixels).save(tmp_path / "data" / f"c{number % 2}" / f"{number}.png")
+    own = toy(overrides={**TINY, "num_channels": channels}, epochs=1)
+    base = pretrain(tmp_path / "data", out=tmp_path / "base", recipe=own, source=None, device="cpu", quiet=True)
+    stated = load(base).preprocessing
+    run = finetune(
+        tmp_path / "data", out=tmp_path / "run", recipe=toy("finetune", overrides={}, epochs=1), source=base,
+        device="cpu", quiet=True,
+    )  # fmt: skip
+    model = load(run)
+    assert (model.config.num_channels, len(model.preprocessing.image_mean)) == (channels, channels)
+    assert model.preprocessing.takes_values == (dtype is np.uint16) == stated.takes_values
+
+
+def test_a_size_that_is_no_multiple_of_the_mask_units_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="image_size is 70x70 pixels; masked image modeling expects multiples"):
+        prepare(toy(image_size=(70, 70)), open_dataset(pictures(tmp_path)), source=None)

@@ -1,6 +1,8 @@
 """Runs that stop and go on: signals, lost processes, other settings and data, two processes."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from hierax.train import RunExists, finetune, pretrain
+from hierax.train import RunExists, TrainingStopped, finetune, pretrain
 from training import held, log, pictures, same, started, stepwise_pretraining, toy, unfinished, weights
 
 pytest_plugins = ("runs",)
@@ -177,3 +179,24 @@ def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) ->
         process.kill()
         process.communicate()
     pretrain(data, out=tmp_path / "run", recipe=held(workers=1), device="cpu", quiet=True)
+
+
+def test_a_run_whose_report_could_not_be_written_is_finished_by_the_next_command(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
+
+    run = unfinished(shutil.copytree(pretrained, tmp_path / "run"))
+    (run / "report.html").unlink()
+    options: Any = {"out": run, "recipe": held(), "device": "cpu", "quiet": True}
+    data = json.loads((run / "run.json").read_text())["data"]
+    with monkeypatch.context() as patch:
+        patch.setattr("hierax.train.run_folder.write_report", full)
+        with pytest.raises(TrainingStopped, match=r"^report.html: No space left on device; the same command finishes"):
+            pretrain(data, **options)
+    assert not json.loads((run / "run.json").read_text()).get("finished")
+    pretrain(data, **options)
+    assert json.loads((run / "run.json").read_text())["finished"]
+    assert "</html>" in (run / "report.html").read_text()
+    assert same(weights(run), weights(pretrained))

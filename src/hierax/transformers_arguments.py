@@ -14,6 +14,7 @@ _WITHOUT_EFFECT = {
 
 _FSDP = "training shares a model between GPUs with --parallel fsdp"
 _ONE_VALUE: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "add_pooling_layer": ((None, True), "pooler_output is always there; last_hidden_state is the map before pooling"),
     "device_mesh": ((None,), _FSDP),
     "distributed_config": ((None,), _FSDP),
     "distributed_checkpoint": ((None, False), "model.safetensors is one file"),

@@ -21,7 +21,6 @@ import numpy as np
 from hierax.data.dataset import Sample, VideoSegment
 from hierax.data.labels import number_names
 from hierax.data.list_rows import PATHS, normalize_column, read_rows
-from hierax.data.split_names import kind_of
 from hierax.data.strings import Strings
 from hierax.notices import notify
 from hierax.processing.paths import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -75,6 +74,16 @@ class FileList:
         """See `Dataset`."""
         return None if self.targets is None else self.targets.tolist()
 
+    def select(self, rows: np.ndarray) -> FileList:
+        """The list of some rows, with the classes that these have."""
+        targets, classes = self.targets, self.classes
+        if targets is not None:
+            used, targets = np.unique(targets[rows], return_inverse=True)
+            classes = tuple(classes[number] for number in used)
+        parts = None if self.parts is None else self.parts[rows]
+        splits = None if self.splits is None else tuple(self.splits[row] for row in rows)
+        return FileList(Strings(self.paths[row] for row in rows), parts, targets, classes, splits, self.arrays)
+
 
 def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | None = None) -> FileList:
     """Opens a list of files, one per row: `.csv`, `.tsv`, `.txt`, `.jsonl` (one object per line) or `.parquet`.
@@ -127,8 +136,7 @@ def open_list(path: Path, *, labels: bool = True, columns: Mapping[str, str] | N
     if True in kinds:
         _notify_of_repeats(path, paths, targets)
     times = None if True in kinds else np.array(parts, np.int64)
-    named = tuple(splits) if any(map(kind_of, set(splits))) else None
-    return FileList(Strings(paths), times, targets, classes, named)
+    return FileList(Strings(paths), times, targets, classes, tuple(splits) if any(splits) else None)
 
 
 def listed_paths(path: Path, *, columns: Mapping[str, str] | None = None) -> Iterator[str]:

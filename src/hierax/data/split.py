@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from hierax.console import quantity
 from hierax.data.dataset import Dataset, Subset, relabel
 from hierax.data.file_lists import FileList
 from hierax.data.folders import FolderDataset, split_folders
@@ -133,22 +134,43 @@ def predefined_splits(
 
 
 def splits_of_list(whole: Dataset, *, name: str) -> tuple[Dataset, Dataset] | None:
-    """The rows of a list to train on and to validate on, if a column states the split; otherwise None."""
+    """The rows of a list to train on and to validate on, if a column states the split; otherwise None.
+
+    Raises:
+        ValueError: the column names rows to train on, and other rows by words that are not understood.
+    """
     splits = whole.splits if isinstance(whole, FileList) else None
-    if splits is None:
+    if splits is None or not isinstance(whole, FileList):
         return None
-    training, validation_data = find_splits(sorted(set(splits)), of=name)
+    found = sorted(set(splits))
+    training, validation_data = find_splits(found, of=name)
     if training is None or validation_data is None:
+        _check_one_set(found, training, name=name)
         return None
     of = np.array(splits)
-    parts = [Subset(whole, np.flatnonzero(of == split)) for split in (training, validation_data)]
+    parts = [whole.select(np.flatnonzero(of == split)) for split in (training, validation_data)]
     others = len(whole) - sum(map(len, parts))
-    left = f"; {others:,} other rows are not used" if others else ""
+    left = f"; {others:,} other {'row is' if others == 1 else 'rows are'} not used" if others else ""
     notify(
-        f"{name}: {len(parts[0]):,} rows of {training!r} to train on, "
+        f"{name}: {quantity(len(parts[0]), 'row')} of {training!r} to train on, "
         f"{len(parts[1]):,} of {validation_data!r} to validate on{left}"
     )
     return parts[0], parts[1]
+
+
+def _check_one_set(splits: Sequence[str], training: str | None, *, name: str) -> None:
+    """Raises `ValueError` if a list whose rows will be one set names rows to train on and others. Gives a notice if it
+    states several splits, none of them to train on.
+    """
+    if len(splits) < 2:
+        return
+    listed = ", ".join(repr(split) for split in splits[:4]) + (", …" if len(splits) > 4 else "")
+    if training is not None:
+        raise ValueError(
+            f"{name}: the column of splits has {listed}; expected a name such as val, valid, dev or test for the rows "
+            "to validate on"
+        )
+    notify(f"{name}: the column of splits has {listed}, and none of them means training; all rows are used")
 
 
 def stratified_split(whole: Dataset, *, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:

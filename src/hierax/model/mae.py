@@ -149,14 +149,14 @@ def masked_loss(logits: Tensor, pixels: Tensor, visible: Tensor, config: HieraCo
     return ((logits.to(target.dtype) - target).square().mean(-1) * hidden).sum() / hidden.sum()
 
 
-def check_mae_size(size: Sequence[int], config: HieraConfig) -> None:
-    """Raises a `ValueError` that names the nearest sizes if `size` is not a multiple of the mask unit."""
+def check_mae_size(size: Sequence[int], config: HieraConfig, *, name: str = "pixel_values") -> None:
+    """Raises a `ValueError` that names the nearest sizes if `size` (of `name`) is not a multiple of the mask unit."""
     pairs = list(zip(size, config.unit_pixels, strict=True))
     if any(s % u for s, u in pairs):
         below = "x".join(str(max(s // u, 1) * u) for s, u in pairs)
         above = "x".join(str(-(-s // u) * u) for s, u in pairs)
         nearest = below if below == above else f"{below} or {above}"
         raise ValueError(
-            f"pixel_values is {'x'.join(map(str, size))} pixels; masked image modeling expects multiples of "
+            f"{name} is {'x'.join(map(str, size))} pixels; masked image modeling expects multiples of "
             f"{'x'.join(str(u) for _, u in pairs)}; the nearest sizes are {nearest}"
         )

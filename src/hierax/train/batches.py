@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from hierax.console import quantity
 from hierax.train.settings import Recipe
 
 
@@ -23,7 +24,8 @@ def fit_batch(recipe: Recipe, samples: int, world: int) -> tuple[Recipe, str | N
         note = f"batch_size {recipe.batch_size} is more than the data has; it is {most}"
         return recipe.replace(batch_size=most), note
     if recipe.batch_size % unit:
-        raise ValueError(f"batch_size is {recipe.batch_size}; expected a multiple of {unit} ({world} rank(s))")
+        why = quantity(world, "rank") + (f", repeats={recipe.repeats}" if recipe.repeats > 1 else "")
+        raise ValueError(f"batch_size is {recipe.batch_size}; expected a multiple of {unit} ({why})")
     share = recipe.batch_size // world
     each, wanted = share // accumulation_steps(recipe, world), min(recipe.device_batch_size or share, share)
     note = f"batch_size {recipe.batch_size} divides into parts of {each} at most, not of device_batch_size {wanted}"

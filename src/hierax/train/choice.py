@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from hierax.console import quantity
 from hierax.model.config import HieraConfig
 from hierax.train.modes import MODES
 from hierax.train.recipes import recipe as named
@@ -64,16 +65,19 @@ def choose(
     validation_samples: int | None = None,
     source: str | None,
     pictures: bool = True,
+    given: Collection[str] = (),
 ) -> Choice:
     """The recipe for this number of samples on this type of device, starting from `source`.
 
-    `validation_samples` is the size of the validation set; None if it is drawn from `samples`.
+    `validation_samples` is the size of the validation set; None if it is drawn from `samples`. `given` are the settings
+    that the user states; the line about the reason leaves them out.
     """
     place = "cpu" if device == "cpu" else "gpu"
     base = named(MODES[mode].recipes[place])
     batch, epochs = largest_batch(samples, base.batch_size), epochs_for(mode, place, samples)
     chosen = base.replace(batch_size=batch, epochs=epochs, warmup_epochs=min(base.warmup_epochs, epochs / 10))
-    said = [f"{epochs} epochs", f"batches of {batch}"]
+    own = {"epochs": quantity(epochs, "epoch"), "batch_size": f"batches of {batch}"}
+    said = [text for name, text in own.items() if name not in given]
     if source in _FEMTO or not pictures:
         chosen = chosen.replace(image_size=None)  # femto has its own size, and arrays have theirs
     if source in _FEMTO:
@@ -84,8 +88,9 @@ def choose(
         chosen = chosen.replace(layer_decay=1.0)  # all layers are random, the first as well as the last
     if (round(samples * chosen.validation_fraction) if validation_samples is None else validation_samples) < FEW_HELD:
         chosen = chosen.replace(weights="last")
-        said.append("model/ gets the last weights, because there are too few validation samples to choose the best")
+        if "weights" not in given:
+            said.append("model/ gets the last weights, because there are too few validation samples to choose the best")
     machine = "a CPU" if place == "cpu" else "a GPU"
     kind = "images" if pictures else "samples"
-    reason = f"recipe {base.name}, for {machine} and {samples:,} {kind}: {', '.join(said)}"
+    reason = f"recipe {base.name}, for {machine} and {samples:,} {kind}{': ' if said else ''}{', '.join(said)}"
     return Choice(chosen, source, f"{reason} (--recipe NAME and key=value change it)")

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,7 +14,7 @@ from hierax.console import ProgressDisplay, quantity, say
 from hierax.processing.paths import check_named
 from hierax.train.checkpoints import write_text
 from hierax.train.description import log_entry
-from hierax.train.progress import StepReport
+from hierax.train.progress import WINDOW, StepReport
 
 _MEASURED = (3, 10.0)  # the run's length is shown after this many steps, or after one step of this many seconds
 _EVALUATION = 1 / 3  # share of the time of a step with as many samples: there is no backward pass
@@ -50,7 +50,7 @@ class RunLog:
         *,
         total: int,
         quiet: bool = False,
-        every: int = 10,
+        every: int = WINDOW,
         evaluated: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,13 +59,17 @@ class RunLog:
         self._evaluated, self._clock, self._length_said = evaluated, clock, False
         self._file: TextIO | None = None
         self._recent: deque[StepReport] = deque(maxlen=every)
+        self._losses: deque[float] = deque(maxlen=every)  # also of steps before the run was resumed
         self._display: ProgressDisplay | None = None
         self._board: Any = None
         self.seconds, self.waited, self.images = 0.0, 0.0, 0
         self._first = 0
 
-    def start(self, step: int, evaluated: int) -> None:
-        """Drops lines after `step`, and of evaluations those after `evaluated`; shows the progress bar."""
+    def start(self, step: int, evaluated: int, losses: Iterable[float] = ()) -> None:
+        """Drops lines after `step`, and of evaluations those after `evaluated`; shows the progress bar. `losses` are
+        those of the last steps.
+        """
+        self._losses.extend(losses)
         if self.path.exists():
             check_named(self.path)
         text = self.path.read_text(errors="replace") if self.path.exists() else ""
@@ -79,6 +83,7 @@ class RunLog:
     def step(self, report: StepReport) -> None:
         """Records one step."""
         self._recent.append(report)
+        self._losses.append(report.loss)
         self.seconds += report.seconds
         self.waited += report.waited
         self.images += report.images
@@ -112,7 +117,7 @@ class RunLog:
     def _summary(self) -> dict[str, Any]:
         last, recent = self._recent[-1], list(self._recent)
         seconds = max(sum(r.seconds for r in recent), 1e-9)
-        losses = [r.loss for r in recent if math.isfinite(r.loss)]
+        losses = [loss for loss in self._losses if math.isfinite(loss)]
         return {
             "step": last.step,
             "epoch": round(last.epoch, 4),

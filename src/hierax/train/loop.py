@@ -40,7 +40,15 @@ from hierax.train.modes import mode_of
 from hierax.train.objective import Objective
 from hierax.train.optimizer import build_optimizer, learning_rate, set_lr
 from hierax.train.parallel import World, full_tensor
-from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, explain_failures, restore_progress
+from hierax.train.progress import (
+    WINDOW,
+    Interrupted,
+    Progress,
+    StepReport,
+    TrainingStopped,
+    explain_failures,
+    restore_progress,
+)
 from hierax.train.settings import Recipe
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -206,12 +214,13 @@ class Loop:
         self._apply(finite=not lost)
         progress.step += 1
         progress.seen += int(count)
+        progress.losses = [*progress.losses, summed / world.size][-WINDOW:]
         if unreadable:
             self._count_bad([(item.index, f"{item.name}: {item.problem}") for item in bad])
         return StepReport(
             progress.step,
             progress.step / self.steps_per_epoch,
-            summed / world.size,
+            progress.losses[-1],
             lr,
             norm,
             time.perf_counter() - started,

@@ -127,7 +127,8 @@ def _load_model(
     # arrays have their own size, which a new model adopts
     size = recipe.image_size or (shape[1:] if opened is None and shape else None)
     begin = inflate_for_videos(opened, size) if dataset.videos and opened is not None else opened
-    model, notes = build_starting_model(recipe, classes, begin, size, shape[0] if shape else 3, multi_label=multi_label)
+    channels = shape[0] if shape else opened.config.num_channels if opened is not None and not dataset.videos else 3
+    model, notes = build_starting_model(recipe, classes, begin, size, channels, multi_label=multi_label)
     if opened is not None and begin is not opened:
         notes.append(
             f"{opened.name} is an image model: it treats all frames in the same way until it has learned motion"
@@ -244,7 +245,7 @@ def _masking_note(config: HieraConfig) -> str:
     Raises:
         ValueError: the size is not a multiple of the mask unit, or the ratio hides all units or none.
     """
-    check_mae_size(config.image_size, config)
+    check_mae_size(config.image_size, config, name="image_size")
     units = math.prod(config.unit_grid(config.image_size))
     size = "x".join(map(str, config.image_size))
     try:

@@ -19,6 +19,10 @@ _FULL = "the device's memory is full (a smaller device_batch_size or gradient_ch
 _TOO_LARGE = "there is not enough memory for this model (a smaller image_size or model needs less); nothing was written"
 
 
+WINDOW = 10
+"""Number of steps between entries of the log, whose loss is the mean over as many."""
+
+
 class TrainingStopped(RuntimeError):
     """The run cannot continue; its last checkpoint is intact."""
 
@@ -41,6 +45,7 @@ class Progress:
             better.
         waiting: evaluations since the last improvement.
         last, best_metrics: metrics of the last evaluation and of the best one.
+        losses: losses of the last steps, at most `WINDOW`.
         seconds: duration of the run with evaluations and checkpoints, without work that is repeated after a kill.
     """
 
@@ -56,6 +61,7 @@ class Progress:
     waiting: int = 0
     last: dict[str, float] = field(default_factory=dict)
     best_metrics: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     def evaluate(self, metrics: dict[str, float]) -> bool:

@@ -35,7 +35,7 @@ from hierax.train.parallel import World, default_workers
 from hierax.train.pixels import augmentation
 from hierax.train.predictions import Inputs
 from hierax.train.prepare import PreparedRun, prepare
-from hierax.train.progress import explain_memory_errors
+from hierax.train.progress import explain_failures, explain_memory_errors
 from hierax.train.reconstructions import ReconstructionSheet
 from hierax.train.request import PathOrHubId, Request
 from hierax.train.run_folder import RunRecorder
@@ -133,7 +133,8 @@ class RankRun:
             for line in FIRST_ONLY.lines():
                 callback.log.say(line)
             if world.is_main:
-                callback.end(loop.progress, loop.total_steps, finished=finished)
+                with explain_failures(lambda: "the same command finishes the run"):
+                    callback.end(loop.progress, loop.total_steps, finished=finished)
         finally:
             callback.log.close()
 

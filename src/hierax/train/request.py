@@ -189,7 +189,13 @@ def resolve_choice(
     if held is None and "validation_fraction" in setting_names(request.settings):
         held = round(request.overridden(None).validation_fraction * len(whole))
     return choose(
-        request.mode.name, device=place, samples=len(whole), validation_samples=held, source=source, pictures=is_images
+        request.mode.name,
+        device=place,
+        samples=len(whole),
+        validation_samples=held,
+        source=source,
+        pictures=is_images,
+        given=setting_names(request.settings),
     )
 
 

@@ -56,7 +56,7 @@ class RunRecorder(Callback):
         self.last = loop.recipe.weights == "last"
         evaluated = len(self.validation or ()) / (loop.recipe.evaluate_every * loop.samples)
         self.log = RunLog(self.folder, total=loop.total_steps, quiet=self.quiet, evaluated=evaluated)
-        self.log.start(loop.progress.step, loop.progress.evaluated)
+        self.log.start(loop.progress.step, loop.progress.evaluated, loop.progress.losses)
         self.unreadable_samples = dict.fromkeys(loop.progress.bad.values())
 
     def on_step(self, report: StepReport) -> None:
@@ -134,9 +134,11 @@ class RunRecorder(Callback):
             "images_per_second": round(log.images / log.seconds, 2) if log.seconds else None,
             "waited": round(log.waited / log.seconds, 4) if log.seconds else None,
         }
-        write_json(folder / DESCRIPTION, {**description, "finished": True, "result": result})
+        # finished only with its report: if it is killed here, or the disk is full, the next command finishes the run
+        write_json(folder / DESCRIPTION, {**description, "result": result})
         drawn = plot_losses(folder)
         report = write_report(folder, self.validation)
+        write_json(folder / DESCRIPTION, {**description, "finished": True, "result": result})
         validation = len(self.validation or ())
         if validation and not progress.best_step and progress.evaluated:
             log.say("warning: no evaluation gave a finite loss, so no weights are the best; model/ holds the last ones")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
+from hierax.advice import did_you_mean
 from hierax.model.validation import require_fields
 from hierax.processing import DEFAULT_MAX_PIXELS
 from hierax.reprs.text import short_repr
@@ -232,6 +233,7 @@ class Recipe:
         fewer epochs than warm-up epochs, the warm-up is shortened in proportion, unless `warmup_epochs` is given too.
         """
         from hierax.model.config import HieraConfig
+        from hierax.model.variants import VARIANTS
 
         model_fields = {f.name for f in dataclasses.fields(HieraConfig)}
         changes: dict[str, Any] = {}
@@ -251,6 +253,9 @@ class Recipe:
                 overrides[key] = value
             else:
                 changes[key] = _typed(key, value)
+        name = changes.get("model", self.model)
+        if name not in VARIANTS:
+            raise ValueError(f"model is {name!r}{did_you_mean(str(name), VARIANTS)}; expected {', '.join(VARIANTS)}")
         if "epochs" in changes and self.warmup_epochs >= changes["epochs"]:  # else the rate never peaks
             changes.setdefault("warmup_epochs", self.warmup_epochs * changes["epochs"] / self.epochs)
         return self.replace(**changes, **({"overrides": overrides} if overrides != self.overrides else {}))

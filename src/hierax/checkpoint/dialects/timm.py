@@ -98,7 +98,8 @@ class Timm(Official):
 
     def config_values(self, config: HieraConfig, task: TaskSpec) -> dict[str, Any]:
         """See the base class."""
-        conditions = {**published_layers(config), "clips": config.axes == 2, "a decoder": not task.masked}
+        kind = "clips" if config.is_video else f"{config.axes}-D inputs"
+        conditions = {**published_layers(config), kind: config.axes == 2, "a decoder": not task.masked}
         require_expressible(self.name, conditions)
         architecture, labels = _architecture(config), config.num_labels if task.labels else 0
         row, own = _arguments(variant_config(architecture)), _arguments(config)
