@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ pytest.importorskip("fastapi")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hierax.serve.admission import Admission
 from hierax.serve.batcher import Batcher
 from hierax.serve.errors import Refusal
+from hierax.serve.limits import Limits
 
 
 def play(script: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -230,3 +233,54 @@ async def _storm(seed: int, max_batch: int) -> None:
 @given(seed=st.integers(0, 1 << 30), max_batch=st.sampled_from([1, 3, 8, 32]))
 def test_every_accepted_item_gets_its_own_answer_once(seed: int, max_batch: int) -> None:
     play(lambda: _storm(seed, max_batch))
+
+
+def test_one_slow_item_does_not_count_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of the items that wait are those of their key; of the others, the median of the last items."""
+    now, gate = [0.0], threading.Event()
+    gate.set()
+
+    def run(key: float, items: Sequence[Any]) -> list[Any]:
+        assert gate.wait(20)
+        now[0] += key * len(items)
+        return echo(key, items)
+
+    async def script() -> None:
+        batcher = Batcher(run, max_batch=4, max_wait=0.0)
+        assert batcher.seconds_for(100) == 0.0
+        for _ in range(3):
+            await batcher.submit(0.5, 1)
+        await batcher.submit(20.0, 1)
+        assert batcher.seconds_for(100) == pytest.approx(50.0)
+        gate.clear()
+        running = asyncio.create_task(batcher.submit(0.5, 1))
+        await settle()
+        tasks = [running, *(asyncio.create_task(batcher.submit(20.0, n)) for n in range(2))]
+        await settle()
+        assert batcher.waiting == 2
+        assert batcher.seconds_for(3) == pytest.approx(40.5)
+        gate.set()
+        await asyncio.gather(*tasks)
+        await batcher.close()
+
+    monkeypatch.setattr("hierax.serve.batcher.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    play(script)
+
+
+def test_images_that_would_wait_too_long_are_refused_and_the_reason_is_told() -> None:
+    limits, pace = Limits(queue_images=100, max_images=10, max_batch=8, deadline_s=30), [0.0]
+    admission = Admission(limits, lambda images: images * pace[0])
+    admission.add(99, 0)
+    admission.check()
+    pace[0] = 0.15
+    admission.check()
+    pace[0] = 0.2
+    with pytest.raises(Refusal, match="the 99 images in the queue will take about 20 s; try again later"):
+        admission.check()
+    assert admission.retry_after() == 10
+    admission.add(-92, 0)
+    pace[0] = 60.0
+    admission.check()  # less than a batch is always accepted
+    admission.add(93, 0)
+    with pytest.raises(Refusal, match=r"the queue is full \(100 images\)"):
+        admission.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from hierax.console import quantity
 from hierax.serve.errors import Refusal, refuse
 from hierax.serve.limits import Limits
 
@@ -17,7 +18,7 @@ class Admission:
 
     Args:
         limits: the limits of the server.
-        seconds_per_image: how long an image takes at present, for `Retry-After`.
+        seconds_for: how long so many images will take at the present pace.
         changed: called with the images and bytes when they have changed.
 
     Attributes:
@@ -28,10 +29,10 @@ class Admission:
     def __init__(
         self,
         limits: Limits,
-        seconds_per_image: Callable[[], float] = lambda: 0.0,
+        seconds_for: Callable[[int], float] = lambda images: 0.0,
         changed: Callable[[int, int], None] = lambda images, size: None,
     ) -> None:
-        self._limits, self._seconds, self._changed = limits, seconds_per_image, changed
+        self._limits, self._seconds_for, self._changed = limits, seconds_for, changed
         self.images = self.bytes = 0
         self.draining = False
 
@@ -55,29 +56,24 @@ class Admission:
             raise refuse("draining", "the server is stopping", retry_after=self.retry_after())
         if size > self._limits.max_body:
             raise too_large(self._limits)
-        if self.images >= self._most_images() or self.bytes + size > self._limits.queue_bytes:
+        if self.images >= self._limits.queue_images or self.bytes + size > self._limits.queue_bytes:
             raise self.busy()
-
-    def _most_images(self) -> int:
-        """The images that are accepted at most: no more than are done in half of the deadline, at the present pace.
-
-        Without this, a slow machine would work on images whose deadline passes while they wait.
-        """
-        seconds = self._seconds()
-        if not seconds:
-            return self._limits.queue_images
-        in_time = int(self._limits.deadline_s / 2 / seconds)
-        return min(self._limits.queue_images, max(in_time, self._limits.max_batch))
+        # a slow machine would work on images whose deadline passes while they wait
+        seconds = self._seconds_for(self.images) if self.images >= self._limits.max_batch else 0.0
+        if seconds > self._limits.deadline_s / 2:
+            what = f"the {quantity(self.images, 'image')} in the queue will take about {math.ceil(seconds)} s"
+            raise refuse("busy", f"{what}; try again later", retry_after=self.retry_after())
 
     def busy(self) -> Refusal:
         """The refusal of a request for which there is no room."""
         return refuse(
-            "busy", f"the queue is full ({self.images:,} images); try again later", retry_after=self.retry_after()
-        )
+            "busy", f"the queue is full ({quantity(self.images, 'image')}); try again later",
+            retry_after=self.retry_after(),
+        )  # fmt: skip
 
     def retry_after(self) -> int:
         """Seconds until half of the queue is done, from 1 to 60."""
-        return min(max(math.ceil(self._seconds() * self.images / 2), 1), _MOST_SECONDS)
+        return min(max(math.ceil(self._seconds_for(self.images) / 2), 1), _MOST_SECONDS)
 
     def reservation(self) -> Reservation:
         """An empty reservation for one request."""

@@ -19,6 +19,7 @@ from hierax.serve.errors import refuse
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 R = TypeVar("R")
+_LATELY, _KEYS = 64, 64  # items and keys of which the seconds are kept
 _NICER = 5
 """Steps of niceness between the event loop and threads that compute."""
 
@@ -68,7 +69,9 @@ class Batcher(Generic[K, T, R]):
         self._empty: asyncio.Event | None = None
         self._closed = False
         self._count = 0
-        self._seconds = 0.0
+        # the thread replaces both as a whole, because the event loop reads them
+        self._lately: list[float] = []  # seconds of each of the last items
+        self._paces: dict[K, float] = {}  # seconds of an item of a key, lately
         self.arriving = 0
 
     @property
@@ -76,10 +79,16 @@ class Batcher(Generic[K, T, R]):
         """The number of items that wait."""
         return self._count
 
-    @property
-    def seconds_per_item(self) -> float:
-        """Seconds that an item took lately; 0 before the first call."""
-        return self._seconds
+    def seconds_for(self, items: int) -> float:
+        """Seconds that so many items will take, those that wait among them; 0 before the first call.
+
+        An item that waits takes what items of its key took lately. Of the others nothing is known yet: each takes the
+        median of the last items, so that one slow item does not count for all.
+        """
+        lately, paces = sorted(self._lately), self._paces
+        usual = lately[len(lately) // 2] if lately else 0.0
+        waiting = sum(len(entries) * paces.get(key, usual) for key, entries in self._waiting.items())
+        return waiting + max(items - self._count, 0) * usual
 
     async def submit(self, key: K, item: T, *, deadline: float | None = None) -> R:
         """The result of an item. If the caller is cancelled, an item that waits is not run.
@@ -202,7 +211,9 @@ class Batcher(Generic[K, T, R]):
             return [self._results(key, [item])[0] for item in items]
         seconds = time.perf_counter() - started
         each = seconds / len(items)
-        self._seconds = each if not self._seconds else 0.8 * self._seconds + 0.2 * each
+        self._lately = [*self._lately, *[each] * len(items)][-_LATELY:]
+        others = [entry for entry in self._paces.items() if entry[0] != key]
+        self._paces = dict([*others, (key, 0.8 * self._paces.get(key, each) + 0.2 * each)][-_KEYS:])
         if self._observe is not None:
             self._observe(len(items), seconds)
         return found
