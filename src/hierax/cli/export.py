@@ -62,11 +62,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_batch_size(batches, shown="any number", former="--batch")
     batches.add_argument("--dynamic-batch", action="store_true", help="allow any number of images per call (default)")
     add("--task", metavar="T", help="features, backbone, classification, video-classification, segmentation or mae (default: the task of the checkpoint)")  # noqa: E501  # fmt: skip
+    add(
+        "--out-features",
+        metavar="NAMES",
+        type=_names,
+        help="maps of --task backbone, such as stage2,stage3 (default: those of the checkpoint, or all stages)",
+    )
     add("--calibration", metavar="DIR", help="images for the calibration of int8 (default: crops of one photo)")
     add("--evaluate", metavar="DIR", help="images for the comparison, up to 1000 (default: 200 crops of one photo)")
     add_max_pixels(parser)
     add_overwrite(parser)
     add_json(parser)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    return tuple(name.strip() for name in text.split(","))
 
 
 def size_text(count: int) -> str:
@@ -79,12 +90,11 @@ def size_text(count: int) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from hierax.checkpoint.load import load
-    from hierax.engine.export.export import export
+    from hierax.engine.export.export import export, open_for_export
 
     source = arguments.named or arguments.model or FEMTO
     _check(arguments, source)
-    model = load(source, task=arguments.task)
+    model = open_for_export(source, arguments.task, arguments.out_features)
     say_license(source, model.license)
     if arguments.precision == "int8" and arguments.calibration is None:
         say("int8 is calibrated on crops of one photo; use --calibration DIR for images of your own")

@@ -125,10 +125,12 @@ class FeatureExtractor:
         for layer in self.layers:
             if layer.removesuffix("_map") not in allowed:
                 gives = f"returns {', '.join(allowed)}" if allowed else "returns no features"
+                other = "--task features" if layer == POOLED else "--task backbone"
+                if task.maps and layer != POOLED:
+                    other += f" --out-features {layer.removesuffix('_map')}"
                 raise ValueError(
                     f"layer is {layer!r}; {self.name} is {what} for {self.engine.task} and {gives}; expected the "
-                    f"checkpoint that it was made from, or an export made with --task "
-                    f"{'features' if layer == POOLED else 'backbone'}"
+                    f"checkpoint that it was made from, or an export made with {other}"
                 )
 
     def clone(self, **changes: Any) -> FeatureExtractor:

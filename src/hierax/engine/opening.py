@@ -84,7 +84,7 @@ def model_for(
 ) -> Pretrained:
     """A copy of the given model in eval mode, or the model that was loaded from a source."""
     if out_features is not None and (isinstance(model, Pretrained) or not (task is None or task_named(task).maps)):
-        raise ValueError("out_features is for task='backbone' of a checkpoint that the engine loads")
+        raise ValueError("out_features is for task='backbone' of a checkpoint that is loaded here")
     if isinstance(model, Pretrained):
         if task is not None:
             raise ValueError(f"task is {task!r}; a model that is already built has its own")

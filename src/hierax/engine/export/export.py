@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hierax.atomic import check_writable
-from hierax.checkpoint.opened import DIALECTS
+from hierax.checkpoint.opened import DIALECTS, open_checkpoint
 from hierax.checkpoint.preprocessing import resize_record
 from hierax.digests import weights_digest
 from hierax.engine.backends.exported import RECORD, VERSION, file_records, recorded_files
@@ -53,6 +53,7 @@ def export(
     size: int | Sequence[int] | None = None,
     batch: int | None = None,
     task: str | None = None,
+    out_features: Sequence[str] | None = None,
     calibration: ImageInputs | None = None,
     evaluate: ImageInputs | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
@@ -77,6 +78,8 @@ def export(
         size: pixels, of a square or per axis; the file accepts only this size. None is the model's own.
         batch: images per call, or None for any number.
         task: as in `hierax.load`.
+        out_features: names of the maps, for `task="backbone"`; None is those of the checkpoint, or all stages if it
+            names none.
         calibration: images to calibrate int8 on: a folder, a list, or preprocessed pixels; None uses crops of the photo
             that is part of hierax.
         evaluate: images for the comparison, or preprocessed pixels; None uses 200 crops of that photo, or 16 inputs of
@@ -100,7 +103,7 @@ def export(
     if calibration is not None and precision != "int8":
         raise ValueError(f"calibration is for precision='int8'; precision is {precision!r}")
     tell = progress or (lambda step, done: None)
-    own = model_for(model, task, None)
+    own = open_for_export(model, task, out_features)
     config = own.config.replace(image_size=axes_of(own.config, size))
     masked = Signature.of(own).masked
     kept = None
@@ -129,6 +132,22 @@ def export(
             file = LAYOUTS[layout].arrange(Contents(part, format, job, config))
         _write_record(job, format, part, layout=layout, file=file, config=config, report=report)
     return report
+
+
+def open_for_export(
+    model: Pretrained | str | os.PathLike[str], task: str | None, out_features: Sequence[str] | None = None
+) -> Pretrained:
+    """The model to export: a copy, or loaded from a source. See `export` for the arguments.
+
+    Raises:
+        ValueError: `out_features` for a task without maps, or for a model that is built; or an error of `hierax.load`.
+    """
+    if task == "backbone" and out_features is None and not isinstance(model, Pretrained):
+        opened = open_checkpoint(model)
+        config = opened.config
+        named = config.out_features or config.fpn_hidden_size is not None
+        return model_for(opened, task, config.map_names if named else config.stage_names[1:])
+    return model_for(model, task, out_features)
 
 
 def check_export(
