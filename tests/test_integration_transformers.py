@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
     AutoBackbone,
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
@@ -247,6 +249,19 @@ def test_the_image_processor_makes_the_pixels_of_hierax(tmp_path: Path) -> None:
     assert torch.equal(read(CAT)["pixel_values"], own(CAT)["pixel_values"])
 
 
+def test_a_saved_image_processor_is_opened_as_one_of_hierax(tmp_path: Path) -> None:
+    processor = HieraxImageProcessor.from_pretrained(FEMTO)
+    processor.save_pretrained(tmp_path)
+    read = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(read) is HieraxImageProcessor
+    deep = Image.fromarray((np.arange(200 * 200).reshape(200, 200) % 65536).astype(np.uint16))
+    assert torch.equal(
+        read(deep)["pixel_values"], hierax.AutoImageProcessor.from_pretrained(FEMTO)(deep)["pixel_values"]
+    )
+    again = hierax.AutoImageProcessor.from_pretrained(tmp_path)
+    assert torch.equal(again(deep)["pixel_values"], read(deep)["pixel_values"])
+
+
 def test_pipelines_take_a_folder(tmp_path: Path) -> None:
     model = hierax.load("hierax/femto").eval()
     HieraxForImageClassification.from_hierax(model).save_pretrained(tmp_path)
@@ -268,8 +283,7 @@ def test_a_folder_is_a_pipeline_for_segmentation(tmp_path: Path) -> None:
     own = hierax.HieraImageProcessor(size=size, do_center_crop=False)
     HieraxImageProcessor(own.record).save_pretrained(tmp_path)
     assert type(AutoModelForSemanticSegmentation.from_pretrained(tmp_path)) is HieraxForSemanticSegmentation
-    processor = HieraxImageProcessor.from_pretrained(tmp_path)  # transformers' own makes no masks
-    found = pipeline("image-segmentation", model=str(tmp_path), image_processor=processor)(str(CAT))
+    found = pipeline("image-segmentation", model=str(tmp_path))(str(CAT))
     image = hierax.load_image(CAT)
     with torch.no_grad():
         logits = model(own(CAT).pixel_values).logits

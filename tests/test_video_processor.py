@@ -144,10 +144,11 @@ def test_frames_of_no_known_rate_are_taken_as_they_are(plain: HieraVideoProcesso
         plain(frames, views=(5, 1))
 
 
-def test_frames_of_a_known_rate_are_sampled_as_a_file_is(plain: HieraVideoProcessor) -> None:
-    frames = np.stack([numbered(n) for n in range(100)])
-    (clip,) = plain.clips(frames, fps=25)
-    (wanted,) = plain.clips(video(100, rate=25))
+@pytest.mark.parametrize(("rate", "count"), [(25, 100), (60, 200), (1, 3), (3, 8), (7, 20)])
+def test_frames_of_a_known_rate_are_sampled_as_a_file_is(plain: HieraVideoProcessor, rate: int, count: int) -> None:
+    frames = np.stack([numbered(n) for n in range(count)])
+    (clip,) = plain.clips(frames, fps=rate)
+    (wanted,) = plain.clips(video(count, rate=rate))
     assert numbers(clip) == numbers(wanted)
 
 

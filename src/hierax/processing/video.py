@@ -23,7 +23,7 @@ from hierax.processing.reading import ImageInput, read_image, source_name
 from hierax.processing.record import KINETICS, Preprocessing
 from hierax.processing.resize import Geometry
 from hierax.processing.sampling import Sampling, Short, check_short, consecutive, crops, moment, sampling_of, starts
-from hierax.processing.video_file import Frame, VideoFile
+from hierax.processing.video_file import LATE, Frame, VideoFile
 from hierax.processing.views import check_views
 from hierax.reprs.text import never_raises, short_repr
 from hierax.transformers_arguments import token_of, without_foreign
@@ -373,9 +373,11 @@ class _TimedFrames:
         return len(self._stills) / self._rate
 
     def frames(self, times: Iterable[Fraction]) -> Iterator[Frame]:
-        """Yields the nearest frame to each time. If two frames are equally near, it is the earlier one."""
+        """Yields the frame on display at each time, or the next one, as `VideoFile.frames` does."""
         for time in times:
-            number = min(max(-int((Fraction(1, 2) - time * self._rate) // 1), 0), len(self._stills) - 1)
+            number = min(max(int(time * self._rate // 1), 0), len(self._stills) - 1)
+            before, after = time - number / self._rate, (number + 1) / self._rate - time
+            number += number + 1 < len(self._stills) and after < min(before, LATE)
             yield Frame(number / self._rate, self._stills.frame(number))
 
 

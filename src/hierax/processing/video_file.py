@@ -26,7 +26,7 @@ _BACK = (
 _REORDERED = Fraction(1)  # maximum seconds of a frame after its key frame, if only times of decoding are stated
 _PREDICTED = 2  # the number in FFmpeg for frames that depend on other frames
 _NEVER = -1 << 60  # a time stamp before all others
-_LATE = Fraction(1, 20)  # a frame is used for a time if it starts at most this many seconds after it
+LATE = Fraction(1, 20)  # a frame is used for a time if it starts at most this many seconds after it
 _LONGEST = 100 * 86400  # seconds: if a video states more, its time stamps are damaged
 MAX_PIXELS = DEFAULT_MAX_PIXELS
 """Maximum number of pixels of a frame, as for images."""
@@ -179,7 +179,7 @@ class VideoFile:
             if self._now is not None and self._time(self._now) <= before:  # key frames are far apart
                 self._far = max(2 * self._far, time - self._time(self._now))
         assert self._now is not None
-        while self._ahead is not None and self._time(self._ahead) - time < min(time - self._time(self._now), _LATE):
+        while self._ahead is not None and self._time(self._ahead) - time < min(time - self._time(self._now), LATE):
             self._step()
         return self._now
 

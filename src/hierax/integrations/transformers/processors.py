@@ -1,6 +1,8 @@
 """hierax's processors as processors of transformers."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -12,10 +14,11 @@ from hierax.processing.batch import BatchFeature
 from hierax.processing.video import named_videos
 
 _OF_AUTO_CLASSES = ("_from_auto", "_from_pipeline", "_commit_hash")
+_OF_MODELS = ("attn_implementation", "device_map", "dtype", "torch_dtype")  # pipelines pass them to processors too
 
 
 def _own(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in _OF_AUTO_CLASSES}
+    return {name: value for name, value in options.items() if name not in _OF_AUTO_CLASSES + _OF_MODELS}
 
 
 class HieraxImageProcessor(HieraImageProcessor, BaseImageProcessor):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -25,6 +28,12 @@ class HieraxImageProcessor(HieraImageProcessor, BaseImageProcessor):  # pyright:
     def from_pretrained(cls, source: Any, **options: Any) -> "HieraxImageProcessor":  # pyright: ignore[reportIncompatibleMethodOverride]
         """As in hierax; what transformers' `Auto` classes add to the arguments changes nothing."""
         return super().from_pretrained(source, **_own(options))  # pyright: ignore[reportReturnType]
+
+    def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As in hierax; but the file names this class, which `AutoImageProcessor` opens after `register()`."""
+        files = super().save_pretrained(folder, **options)
+        replace(self.record, image_processor_type=type(self).__name__).write(folder)
+        return files
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
