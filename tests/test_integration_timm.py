@@ -57,6 +57,40 @@ def test_other_classes_channels_and_no_head(timm: Any) -> None:
         timm.create_model(FEMTO, global_pool="max")
 
 
+def test_layers_have_learning_rates_of_their_own(timm: Any) -> None:
+    factory = importlib.import_module("timm.optim")
+    model = timm.create_model(FEMTO)
+    groups = factory.create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.5).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(parameter)]: group for group in groups for parameter in group["params"]}
+    assert found.keys() == set(names.values())
+    scales = {name.removeprefix("model."): group["lr_scale"] for name, group in found.items()}
+    assert scales["head.weight"] == scales["norm.weight"] == 1
+    assert [scales[f"encoder.blocks.{block}.attn.qkv.weight"] for block in range(9)] == [
+        2.0 ** -(9 - b) for b in range(9)
+    ]
+    assert scales["encoder.pos_embed.weight"] == scales["encoder.patch_embed.proj.weight"] == 2.0**-10
+    assert found["model.encoder.pos_embed.weight"]["weight_decay"] == 0
+    assert found["model.encoder.blocks.3.mlp.fc1.weight"]["weight_decay"] == 0.05
+    by_stage = importlib.import_module("timm.models").group_parameters(model, model.group_matcher(coarse=True))
+    assert next(len(names) for names in by_stage.values()) == 3
+    assert len(by_stage) == 6  # the stem, four stages, norm and head
+
+
+def test_maps_between_are_those_of_the_backbone(timm: Any) -> None:
+    model, image = timm.create_model(FEMTO, pretrained=True).eval(), torch.randn(1, 3, 100, 130)
+    own = hierax.HieraBackbone.from_pretrained("hierax/femto", out_features=("stage3", "stage4"))
+    with torch.no_grad():
+        last, maps = model.forward_intermediates(image, indices=2)
+        expected = own(image).feature_maps
+        assert torch.equal(last, model.forward_features(image))
+        rows = model.forward_intermediates(image, output_fmt="NHWC", intermediates_only=True)
+    assert [torch.equal(a, b) for a, b in zip(maps, expected, strict=True)] == [True, True]
+    assert [tuple(each.shape) for each in rows] == [(1, 25, 33, 40), (1, 13, 17, 80), (1, 7, 9, 160), (1, 4, 5, 320)]
+    with pytest.raises(ValueError, match="norm is True"):
+        model.forward_intermediates(image, norm=True)
+
+
 def test_weights_of_a_file_are_taken(timm: Any, tmp_path: Path) -> None:
     hierax.load("hierax/femto").save_pretrained(tmp_path)
     model = timm.create_model(FEMTO, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path)})

@@ -86,6 +86,52 @@ class Classifier(nn.Module):
         self.model.head = head
         self._set_classes(num_classes)
 
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """The maps of stages, and before them what `forward_features` gives (not with `intermediates_only`).
+
+        Args:
+            indices: stages from 0 or from the end; a number is so many of the last ones; None is all.
+            norm: False; the maps are not normalized.
+            stop_early: changes nothing.
+            output_fmt: "NCHW" or "NHWC".
+
+        Raises:
+            ValueError: another value.
+        """
+        if norm or output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"norm is {norm}, output_fmt is {output_fmt!r}; expected False, and 'NCHW' or 'NHWC'")
+        stages = [stage + 1 for stage in _stages(range(4) if indices is None else indices)]
+        out = self.model.encoder(x, stages=stages)
+        maps = [out.grid(stage) for stage in stages]
+        maps = [each.permute(0, 3, 1, 2) if output_fmt == "NCHW" else each for each in maps]
+        return maps if intermediates_only else (out.grid(self.model.config.stages), maps)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Regular expressions that sort the parameters by layer, for timm's layer-wise learning rates; with `coarse` by
+        stage.
+        """
+        depths = self.model.config.depths
+        first = [sum(depths[:stage]) for stage in range(len(depths))]
+        stages = [
+            rf"^model\.encoder\.blocks\.(?:{'|'.join(map(str, range(a, a + d)))})\."
+            for a, d in zip(first, depths, strict=True)
+        ]
+        blocks = [(pattern, (stage,)) for stage, pattern in enumerate(stages)]
+        each = [(r"^model\.encoder\.blocks\.(\d+)", None)]
+        return {"stem": r"^model\.encoder\.(?:patch_embed|pos_embed)", "blocks": blocks if coarse else each}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the matrices without weight decay: the position embeddings."""
+        return {name for name, _ in self.named_parameters() if "pos_embed" in name}
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Whether activations are computed again in the backward pass."""
         self.model.gradient_checkpointing_enable(enable)
