@@ -14,6 +14,7 @@ import hierax
 from collections_of import collection, hash_of, noise
 from hierax.cli import duplicates as duplicates_command
 from hierax.cli import map as map_command
+from hierax.cli import outliers as outliers_command
 from hierax.cli import search as command
 from hierax.cli.terminal import UserError
 from hierax.collection import projection as layout
@@ -68,6 +69,16 @@ def test_that_nothing_is_similar_enough_is_said(tmp_path: Path, capsys: pytest.C
     assert run(command, str(folder), "0/5.jpg", "--threshold", "1") == 0
     out, err = capsys.readouterr()
     assert (out, err) == ("0/5.jpg\n", "hierax: 0/5.jpg: no image is similar enough\n")
+
+
+def test_a_lone_image_has_no_neighbors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = collection(tmp_path, noise(1))
+    assert run(command, str(folder), "0/0.jpg") == 0
+    assert capsys.readouterr().err == "hierax: 0/0.jpg: the collection has no other image\n"
+    assert hierax.outliers(folder) == []
+    assert run(outliers_command, str(folder)) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "hierax: the collection has 1 image; an outlier needs others to compare with\n")
 
 
 def test_a_folder_in_place_of_a_page_is_refused_before_the_work(tmp_path: Path) -> None:

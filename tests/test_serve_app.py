@@ -66,6 +66,13 @@ def test_a_raw_body_is_one_image(client: TestClient) -> None:
         assert found.json()["names"] == ["1e5"]
 
 
+def test_a_form_with_the_name_of_a_file_in_place_of_the_file_is_explained(client: TestClient) -> None:
+    answer = client.post("/v1/classify", files={"image": (None, "cat.jpg")})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, "image")
+    message = answer.json()["error"]["message"]
+    assert message.startswith("image is the text 'cat.jpg'; expected a file; curl -F image=@photo.jpg sends a form")
+
+
 def test_a_form_has_files_and_arguments(client: TestClient) -> None:
     files = [("image", ("a.jpg", b"123")), ("image", ("ü.png", b"4567"))]
     found = client.post("/v1/lengths", files=files, data={"keep": "[true, false]", "label": "cat", "k": "5"}).json()

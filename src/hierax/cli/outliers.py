@@ -9,7 +9,7 @@ from dataclasses import asdict
 from hierax.cli.collection import add_collection, likeness, open_index, write_page
 from hierax.cli.loading import positive
 from hierax.collection.page_files import noun, rows_of
-from hierax.console import ProgressDisplay, tell
+from hierax.console import ProgressDisplay, quantity, say, tell
 
 SUMMARY = "find unusual images of a collection"
 EPILOG = """The score is the mean cosine distance (1 - similarity) to the K most similar images. A score of 0 means
@@ -64,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
             alike=arguments.alike,
             on_progress=display.update,
         )
+    if not found:
+        say(f"the collection has {quantity(len(index), noun(index))}; an outlier needs others to compare with")
     for row in found:
         if arguments.json:
             print(json.dumps(asdict(row)))

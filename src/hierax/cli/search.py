@@ -72,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
             for hit in result.hits:
                 tell(f"  {hit.score:.4f}  {hit.path}")
             if not result.hits:
-                say(f"{result.query}: no {noun(index)} is similar enough")
+                few = f"the collection has no other {noun(index)}"
+                say(f"{result.query}: {few if arguments.threshold is None else f'no {noun(index)} is similar enough'}")
     if arguments.html is not None and tally.done:
         write_page(_sheet(index, results, arguments), arguments.html)
     return tally.end()

@@ -54,7 +54,7 @@ def outliers(
     Args:
         folder: the folder of one or several collections, or a `hierax.Index` that is open.
         count: maximum number of rows to return.
-        k: number of neighbors of a row; all other rows if there are fewer.
+        k: number of neighbors of a row; all other rows if there are fewer. A lone row is no outlier.
         column: name of the column of vectors; None: the first.
         references: maximum number of rows among which neighbors are searched. They are evenly spaced in a larger
             collection, and the scores are distances to these rows. The time is proportional to rows times references.
@@ -73,6 +73,8 @@ def outliers(
     if alike is not None and not 0 < alike <= 1:
         raise ValueError(f"alike is {alike}; expected a cosine similarity above 0, up to 1")
     index = opened_index(folder, column)
+    if len(index) < 2:
+        return []
     parts, done = [np.zeros(0)], 0
     for part in _scores(index, k, references):
         parts.append(part)

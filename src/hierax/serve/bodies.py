@@ -305,6 +305,11 @@ class _Form:
         if file is not None or name == "image":
             if name not in ("image", "images", "file"):
                 raise refuse("bad_argument", f"{name[:100]!r} is a file; expected files in the field image", field=name)
+            text = self._data[:300].decode("utf-8", "replace")
+            if file is None and text and text.isprintable() and "\ufffd" not in text:
+                raise refuse(
+                    "bad_argument", f"image is the text {text!r:.100}; expected a file; {_FORM}", field="image"
+                )
             _check_count(len(self.parts.uploads) + 1, self._limits)
             shown = (file or b"image").decode("utf-8", "replace")
             self.parts.uploads.append(Upload(shown, bytes(self._data)))
