@@ -67,7 +67,7 @@ def test_a_raw_body_is_one_image(client: TestClient) -> None:
 
 
 def test_a_form_with_the_name_of_a_file_in_place_of_the_file_is_explained(client: TestClient) -> None:
-    answer = client.post("/v1/classify", files={"image": (None, "cat.jpg")})
+    answer = client.post("/v1/lengths", files={"image": (None, "cat.jpg")})
     assert (answer.status_code, answer.json()["error"]["field"]) == (400, "image")
     message = answer.json()["error"]["message"]
     assert message.startswith("image is the text 'cat.jpg'; expected a file; curl -F image=@photo.jpg sends a form")
