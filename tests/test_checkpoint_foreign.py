@@ -29,7 +29,8 @@ from hierax import (
     HieraModel,
     convert,
 )
-from hierax.checkpoint.save import named_tensors
+from hierax.checkpoint.save import named_tensors, save_model
+from hierax.processing import Preprocessing
 from small import abs_win_config, image_config, randomize, video_config
 
 Save = Callable[..., Path]
@@ -136,7 +137,7 @@ def test_what_the_official_dialect_cannot_say_is_refused(
 
 @pytest.mark.parametrize("kind", ["mae", "clips", "volume"])
 def test_timm_has_neither_clips_nor_decoders(kind: str, saved: Save, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the timm format cannot express .*(clips|decoder)"):
+    with pytest.raises(ValueError, match=r"the timm format cannot express .*(clips|3-D inputs|decoder)"):
         convert(saved(*MODELS[kind]), tmp_path / "out", to="timm")
 
 
@@ -199,6 +200,25 @@ def test_timms_record_gives_license_and_preprocessing_and_is_written_back(tmp_pa
     convert(tmp_path / "b", tmp_path / "c", to="timm")
     before, after = (json.loads((tmp_path / f / "config.json").read_text()) for f in "ac")
     assert after == before
+
+
+def test_the_record_of_timm_is_that_of_the_model(tmp_path: Path) -> None:
+    kept = {"timm": {"pretrained_cfg": {"mean": [0.1] * 4, "crop_pct": 0.5, "tag": "a", "test_crop_pct": 1.0}}}
+    model = HieraForImageClassification(image_config(num_channels=4, extra=kept))
+    model.preprocessing = Preprocessing(
+        size={"shortest_edge": 80}, crop_size=64, image_mean=(0.5,) * 4, image_std=(0.25,) * 4, resample=2
+    )
+    save_model(model, tmp_path, dialect="timm")
+    stated = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    expected = {
+        "mean": [0.5] * 4,
+        "std": [0.25] * 4,
+        "interpolation": "bilinear",
+        "crop_pct": 0.8,
+        "crop_mode": "center",
+    }
+    assert {name: stated.get(name) for name in expected} == expected
+    assert (stated["tag"], "test_crop_pct" in stated, stated["input_size"]) == ("a", False, [4, 64, 64])
 
 
 def test_names_of_labels_are_those_of_timm_where_it_has_them(saved: Save) -> None:

@@ -172,3 +172,26 @@ def test_the_video_record_carries_the_clip() -> None:
 def test_a_folder_without_anything_of_a_checkpoint_has_no_preprocessing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has no preprocessor_config.json, no config.json and no weights"):
         AutoImageProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"size": {"shortest_edge": 183}, "crop_size": 160},
+        {"size": {"height": 96, "width": 96}, "crop_size": 96, "resample": 2},
+        {"image_mean": (0.1, 0.2, 0.3), "image_std": (0.4, 0.5, 0.6)},
+        {"size": {"shortest_edge": 248}, "crop_size": 224},
+    ],
+)
+def test_the_settings_of_timm_mean_the_same_record(changes: dict[str, Any]) -> None:
+    record = Preprocessing(**changes)
+    side = record.crop_size["height"]
+    assert Preprocessing.from_timm({"input_size": (3, side, side), **record.to_timm()}) == record
+
+
+def test_what_timm_cannot_express_is_left_out() -> None:
+    assert Preprocessing(do_rescale=False).to_timm() == {}
+    assert "crop_pct" not in Preprocessing(crop_size={"height": 64, "width": 96}).to_timm()
+    whole = Preprocessing(size={"height": 96, "width": 96}, do_center_crop=False).to_timm()
+    assert (whole["crop_pct"], whole["crop_mode"]) == (1.0, "squash")

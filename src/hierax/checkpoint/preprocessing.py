@@ -46,12 +46,12 @@ def _stated(source: Source, notes: Mapping[str, Any], timm: Any) -> "Preprocessi
             return Preprocessing.from_dict(source.processor.values)
         if notes.get("preprocessing"):
             return Preprocessing.from_dict(notes["preprocessing"])
-        return _from_timm(timm) if isinstance(timm, Mapping) and timm else None
+        return record_of_timm(timm) if isinstance(timm, Mapping) and timm else None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _from_timm(record: Mapping[str, Any]) -> "Preprocessing":
+def record_of_timm(record: Mapping[str, Any]) -> "Preprocessing":
     """The record from settings of timm. If the input is not square, the resize is computed for the longer side."""
     from hierax.processing import Preprocessing
 

@@ -281,6 +281,25 @@ class Preprocessing:
             image_std=pretrained_cfg.get("std", IMAGENET.image_std),
         )
 
+    def to_timm(self) -> dict[str, Any]:
+        """The settings of timm that mean this record: the inverse of `from_timm`, without `input_size`. What timm
+        cannot express is left out: all if values are not divided by 255, else a crop that is not square.
+        """
+        if not (self.do_rescale and self.do_normalize and abs(self.rescale_factor * 255 - 1) < 1e-6):
+            return {}
+        names = {number: name for name, number in RESAMPLING.items()}
+        found = {"mean": list(self.image_mean), "std": list(self.image_std), "interpolation": names[self.resample]}
+        sides, crop = set(self.size.values()), set(self.crop_size.values() if self.do_center_crop else ())
+        if not self.do_resize or len(sides) != 1 or len(crop or sides) != 1:
+            return found
+        side, mode = max(sides), "center" if "shortest_edge" in self.size else "squash"
+        if not crop and mode == "center":
+            return found
+        output = max(crop or sides)
+        shares = (output / side, output / (side + 0.25))  # timm rounds down, and the first may round to one less
+        share = next((one for one in shares if math.floor(output / one) == side), shares[0])
+        return {**found, "crop_pct": share, "crop_mode": mode}
+
 
 IMAGENET = Preprocessing()
 """The record of Hiera on ImageNet: shortest edge 256 (bicubic), center crop 224, ImageNet mean and standard
