@@ -27,7 +27,7 @@ def plan(recipe: Recipe, order: Order, world: World, train: Dataset, validation:
     each = recipe.batch_size // size // parts
     steps, epochs = quantity(order.steps, "step"), quantity(recipe.epochs, "epoch")
     lines = f"{quantity(len(train), 'sample')}, {steps} of {recipe.batch_size} per epoch, {epochs}"
-    shared = f" = {size} rank(s) x {parts} part(s) x {each}" if size * parts > 1 else ""
+    shared = f" = {quantity(size, 'rank')} x {quantity(parts, 'part')} x {each}" if size * parts > 1 else ""
     dropped = f"; {quantity(order.dropped, 'sample')} per epoch unused (last incomplete batch)" if order.dropped else ""
     check = f"; {len(validation):,} to validate on" if validation is not None else ""
     return f"{lines}{shared}{dropped}{check}; peak lr {recipe.peak_lr:.3g}, {recipe.precision} on {world.device}"
