@@ -206,7 +206,11 @@ def test_the_record_of_timm_is_that_of_the_model(tmp_path: Path) -> None:
     kept = {"timm": {"pretrained_cfg": {"mean": [0.1] * 4, "crop_pct": 0.5, "tag": "a", "test_crop_pct": 1.0}}}
     model = HieraForImageClassification(image_config(num_channels=4, extra=kept))
     model.preprocessing = Preprocessing(
-        size={"shortest_edge": 80}, crop_size=64, image_mean=(0.5,) * 4, image_std=(0.25,) * 4, resample=2
+        size={"shortest_edge": 80},
+        crop_size={"height": 64, "width": 64},
+        image_mean=(0.5,) * 4,
+        image_std=(0.25,) * 4,
+        resample=2,
     )
     save_model(model, tmp_path, dialect="timm")
     stated = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]

@@ -287,8 +287,11 @@ def test_fine_tuning_takes_the_channels_of_the_checkpoint(tmp_path: Path, channe
         device="cpu", quiet=True,
     )  # fmt: skip
     model = load(run)
-    assert (model.config.num_channels, len(model.preprocessing.image_mean)) == (channels, channels)
-    assert model.preprocessing.takes_values == (dtype is np.uint16) == stated.takes_values
+    found = model.preprocessing
+    assert found is not None
+    assert stated is not None
+    assert (model.config.num_channels, len(found.image_mean)) == (channels, channels)
+    assert found.takes_values == (dtype is np.uint16) == stated.takes_values
 
 
 def test_a_size_that_is_no_multiple_of_the_mask_units_is_named(tmp_path: Path) -> None:
