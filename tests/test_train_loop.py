@@ -26,6 +26,7 @@ RECIPES: dict[str, Any] = {
     "hog": toy(target="hog"),
     "finetune": toy("finetune", mixup=0.8, cutmix=1.0, label_smoothing=0.1, drop_path=0.2, dropout=0.1,
                     layer_decay=0.65, clip_grad=1.0),
+    "muon": toy("finetune", optimizer="muon"),
 }  # fmt: skip
 
 
