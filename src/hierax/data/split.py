@@ -139,15 +139,14 @@ def splits_of_list(whole: Dataset, *, name: str) -> tuple[Dataset, Dataset] | No
     Raises:
         ValueError: the column names rows to train on, and other rows by words that are not understood.
     """
-    splits = whole.splits if isinstance(whole, FileList) else None
-    if splits is None or not isinstance(whole, FileList):
+    if not isinstance(whole, FileList) or whole.splits is None:
         return None
-    found = sorted(set(splits))
+    found = sorted(set(whole.splits))
     training, validation_data = find_splits(found, of=name)
     if training is None or validation_data is None:
         _check_one_set(found, training, name=name)
         return None
-    of = np.array(splits)
+    of = np.array(whole.splits)
     parts = [whole.select(np.flatnonzero(of == split)) for split in (training, validation_data)]
     others = len(whole) - sum(map(len, parts))
     left = f"; {others:,} other {'row is' if others == 1 else 'rows are'} not used" if others else ""
