@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +47,12 @@ def _stated(source: Source, notes: Mapping[str, Any], timm: Any) -> "Preprocessi
             return Preprocessing.from_dict(source.processor.values)
         if notes.get("preprocessing"):
             return Preprocessing.from_dict(notes["preprocessing"])
-        return record_of_timm(timm) if isinstance(timm, Mapping) and timm else None
+        return _from_timm(timm) if isinstance(timm, Mapping) and timm else None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def record_of_timm(record: Mapping[str, Any]) -> "Preprocessing":
+def _from_timm(record: Mapping[str, Any]) -> "Preprocessing":
     """The record from settings of timm. If the input is not square, the resize is computed for the longer side."""
     from hierax.processing import Preprocessing
 
@@ -60,6 +61,15 @@ def record_of_timm(record: Mapping[str, Any]) -> "Preprocessing":
         return Preprocessing.from_timm(record)
     square = Preprocessing.from_timm({**record, "input_size": [size[0], *[max(size[1:])] * 2]})
     return square.replace(crop_size={"height": size[1], "width": size[2]})
+
+
+def timm_settings(before: dict[str, Any], record: "Preprocessing") -> dict[str, Any]:
+    """`pretrained_cfg` with the settings of a record; unchanged if it means this record."""
+    with suppress(ValueError):
+        if _from_timm(before).to_timm() == record.to_timm() != {}:
+            return before
+    stale = {"mean", "std", "interpolation", "crop_pct", "crop_mode", "test_crop_pct", "test_input_size"}
+    return {**{key: value for key, value in before.items() if key not in stale}, **record.to_timm()}
 
 
 def load_preprocessing(

@@ -27,7 +27,6 @@ from hierax.transformers_arguments import without_foreign
 
 if TYPE_CHECKING:
     from hierax.model.pretrained import Pretrained
-    from hierax.processing import Preprocessing
 
 
 @contextmanager
@@ -130,22 +129,13 @@ def _config_values(model: "Pretrained", names: Dialect) -> dict[str, Any]:
     config = _of_tensors(model) if names in SAM_2.values() else model.config
     values = names.config_values(config, task_of(type(model)))
     if names.name == "timm" and model.preprocessing is not None:
-        values["pretrained_cfg"] = _timm_settings(values["pretrained_cfg"], model.preprocessing)
+        from hierax.checkpoint.preprocessing import timm_settings
+
+        values["pretrained_cfg"] = timm_settings(values["pretrained_cfg"], model.preprocessing)
     if names.name.startswith("transformers"):
         values["dtype"] = str(model.dtype).removeprefix("torch.")
         values.pop("torch_dtype", None)
     return values
-
-
-def _timm_settings(before: dict[str, Any], record: "Preprocessing") -> dict[str, Any]:
-    """`pretrained_cfg` with the settings of a record; unchanged if it means this record."""
-    from hierax.checkpoint.preprocessing import record_of_timm
-
-    with suppress(ValueError):
-        if record_of_timm(before).to_timm() == record.to_timm() != {}:
-            return before
-    stale = {"mean", "std", "interpolation", "crop_pct", "crop_mode", "test_crop_pct", "test_input_size"}
-    return {**{key: value for key, value in before.items() if key not in stale}, **record.to_timm()}
 
 
 def _notes(model: "Pretrained") -> str:

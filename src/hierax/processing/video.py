@@ -374,10 +374,9 @@ class _TimedFrames:
 
     def frames(self, times: Iterable[Fraction]) -> Iterator[Frame]:
         """Yields the frame on display at each time, or the next one, as `VideoFile.frames` does."""
-        for time in times:
-            number = min(max(int(time * self._rate // 1), 0), len(self._stills) - 1)
-            before, after = time - number / self._rate, (number + 1) / self._rate - time
-            number += number + 1 < len(self._stills) and after < min(before, LATE)
+        for exact in (time * self._rate for time in times):
+            number = min(max(int(exact), 0), len(self._stills) - 1)
+            number += number + 1 < len(self._stills) and number + 1 - exact < min(exact - number, LATE * self._rate)
             yield Frame(number / self._rate, self._stills.frame(number))
 
 

@@ -40,15 +40,7 @@ from hierax.train.modes import mode_of
 from hierax.train.objective import Objective
 from hierax.train.optimizer import build_optimizer, learning_rate, set_lr
 from hierax.train.parallel import World, full_tensor
-from hierax.train.progress import (
-    WINDOW,
-    Interrupted,
-    Progress,
-    StepReport,
-    TrainingStopped,
-    explain_failures,
-    restore_progress,
-)
+from hierax.train.progress import Interrupted, Progress, StepReport, TrainingStopped, explain_failures, restore_progress
 from hierax.train.settings import Recipe
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -214,7 +206,7 @@ class Loop:
         self._apply(finite=not lost)
         progress.step += 1
         progress.seen += int(count)
-        progress.losses = [*progress.losses, summed / world.size][-WINDOW:]
+        progress.add_loss(summed / world.size)
         if unreadable:
             self._count_bad([(item.index, f"{item.name}: {item.problem}") for item in bad])
         return StepReport(

@@ -64,6 +64,10 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
+    def add_loss(self, loss: float) -> None:
+        """Records the loss of a step."""
+        self.losses = [*self.losses, loss][-WINDOW:]
+
     def evaluate(self, metrics: dict[str, float]) -> bool:
         """Records an evaluation of the weights after `step`; returns whether they are the best so far.
 

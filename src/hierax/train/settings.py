@@ -40,8 +40,7 @@ class Recipe:
         batch_size: images per step over all devices and accumulated parts.
         device_batch_size: maximum number of images at once on a device; None is the device's whole share of the batch.
         lr, reference_batch: the learning rate at that batch size; it scales with `batch_size` if `scale_lr`.
-        optimizer, betas, momentum, weight_decay, layer_decay: "adamw", "sgd" with momentum, or "muon", which makes
-            the updates of the blocks' matrices orthogonal and uses AdamW, at the same rate, for all other parameters.
+        optimizer, betas, momentum, weight_decay, layer_decay: AdamW, SGD with momentum, or `hierax.train.muon.Muon`.
         clip_grad: norm to which gradients are clipped; None does not clip.
         drop_path, dropout: rates; None keeps the model's.
         crop_scale, rand_augment, erasing, repeats: augmentation (see `hierax.data.Augmentation`).
@@ -253,8 +252,7 @@ class Recipe:
                 overrides[key] = value
             else:
                 changes[key] = _typed(key, value)
-        name = changes.get("model", self.model)
-        if name not in VARIANTS:
+        if (name := changes.get("model", self.model)) not in VARIANTS:
             raise ValueError(f"model is {name!r}{did_you_mean(str(name), VARIANTS)}; expected {', '.join(VARIANTS)}")
         if "epochs" in changes and self.warmup_epochs >= changes["epochs"]:  # else the rate never peaks
             changes.setdefault("warmup_epochs", self.warmup_epochs * changes["epochs"] / self.epochs)
