@@ -184,10 +184,11 @@ def test_a_column_of_a_list_says_what_to_validate_on(tmp_path: Path, column: str
     assert (train.labels(), held.labels(), held.classes) == ([0, 1], [1, 0], ("a", "b"))
 
 
-def test_a_column_of_other_values_says_nothing(tmp_path: Path) -> None:
+def test_a_column_of_other_values_is_not_used_and_that_is_told(tmp_path: Path) -> None:
     rows = "".join(f"{i}.png,{'ab'[i % 2]},{i % 5}\n" for i in range(12))
     (tmp_path / "list.csv").write_text(f"path,label,set\n{rows}")
-    assert [len(side) for side in split(tmp_path / "list.csv")] == [9, 3]
+    with pytest.warns(Notice, match="the column of splits has '0', '1', '2', '3', …, and none of them means training"):
+        assert [len(side) for side in split(tmp_path / "list.csv")] == [9, 3]
 
 
 def test_numbers_of_a_list_are_names_where_the_other_has_numbers(tmp_path: Path) -> None:
