@@ -318,9 +318,11 @@ def test_with_verify_pairs_stay_whose_pictures_are_one(tmp_path: Path, capsys: p
         ["original", "resized", "cropped", "brighter"]
     ]
     assert told[-1] == (len(paths), len(paths))
-    assert run(command, str(folder), "--verify") == 0
+    page = tmp_path / "page.html"
+    assert run(command, str(folder), "--verify", "--html", str(page)) == 0
     out, err = capsys.readouterr()
     assert out.startswith("4 images\n")
+    assert "is its similarity to the first image of its group" in page.read_text()
     problem = f"because the file cannot be read or has changed: {paths[-1]};"
     assert f"--verify could not compare the pixels of 1 image, {problem} copies of the same file are found" in err
 

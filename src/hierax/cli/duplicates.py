@@ -90,9 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
     said = summary(groups, len(index), what, arguments.threshold)
     say(said)
     if unread:
-        lost = quantity(len(unread), what)
-        what = f"the pixels of {lost}, because the file cannot be read or has changed: {unread[0]}"
-        say(f"--verify could not compare {what}; copies of the same file are found nevertheless")
+        lost = f"{quantity(len(unread), what)}, because the file cannot be read or has changed: {unread[0]}"
+        say(f"--verify could not compare the pixels of {lost}; copies of the same file are found nevertheless")
     if _looks_overgrouped(groups, len(index)) and not arguments.verify:
         hint = "add --verify, which compares the pixels too, or give a higher --threshold"
         say(f"the largest group is {quantity(len(groups[0].members), what)}: if not all of them are copies, {hint}")
