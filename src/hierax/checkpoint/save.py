@@ -17,6 +17,7 @@ from hierax.checkpoint.dialects.sam2 import SAM_2
 from hierax.checkpoint.files import CONFIG, INDEX, NOTES, PROCESSOR, TENSOR_SUFFIXES, WEIGHTS, shard_names, write_notes
 from hierax.checkpoint.load import detect_task, load_model
 from hierax.checkpoint.opened import DIALECTS, open_checkpoint
+from hierax.checkpoint.preprocessing import timm_settings
 from hierax.checkpoint.report import join_names
 from hierax.model.config import HieraConfig
 from hierax.model.positions import AbsolutePosition, split_windows
@@ -129,8 +130,6 @@ def _config_values(model: "Pretrained", names: Dialect) -> dict[str, Any]:
     config = _of_tensors(model) if names in SAM_2.values() else model.config
     values = names.config_values(config, task_of(type(model)))
     if names.name == "timm" and model.preprocessing is not None:
-        from hierax.checkpoint.preprocessing import timm_settings
-
         values["pretrained_cfg"] = timm_settings(values["pretrained_cfg"], model.preprocessing)
     if names.name.startswith("transformers"):
         values["dtype"] = str(model.dtype).removeprefix("torch.")

@@ -66,10 +66,8 @@ class Admission:
 
     def busy(self) -> Refusal:
         """The refusal of a request for which there is no room."""
-        return refuse(
-            "busy", f"the queue is full ({quantity(self.images, 'image')}); try again later",
-            retry_after=self.retry_after(),
-        )  # fmt: skip
+        full = f"the queue is full ({quantity(self.images, 'image')}); try again later"
+        return refuse("busy", full, retry_after=self.retry_after())
 
     def retry_after(self) -> int:
         """Seconds until half of the queue is done, from 1 to 60."""

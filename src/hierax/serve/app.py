@@ -67,7 +67,7 @@ class State:
             max_wait=limits.max_wait_ms / 1000,
             observe=self.metrics.batch,
         )
-        self.admission = Admission(limits, lambda images: self.batcher.seconds_for(images), changed=self.metrics.queue)
+        self.admission = Admission(limits, self.batcher.seconds_for, changed=self.metrics.queue)
         self.status = "new"
         self.error: Exception | None = None
         self.tells_errors = True

@@ -71,13 +71,13 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 def _orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
     """`orthogonalize` of each; ranks share the work."""
     size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    if size == 1:
+    if size == 1 or not matrices:
         return [orthogonalize(matrix) for matrix in matrices]
     # the largest first, in turn, so that all ranks have about as much to do
     order = sorted(range(len(matrices)), key=lambda index: -matrices[index].numel())
     own = set(order[rank::size])
     parts = [orthogonalize(m).flatten() if i in own else m.new_zeros(m.numel()) for i, m in enumerate(matrices)]
-    joined = torch.cat(parts) if parts else torch.zeros(0)
+    joined = torch.cat(parts)
     dist.all_reduce(joined)
     sizes = [matrix.numel() for matrix in matrices]
     return [part.view_as(matrix) for part, matrix in zip(joined.split(sizes), matrices, strict=True)]

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -31,9 +30,8 @@ class HieraxImageProcessor(HieraImageProcessor, BaseImageProcessor):  # pyright:
 
     def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As in hierax; but the file names this class, which `AutoImageProcessor` opens after `register()`."""
-        files = super().save_pretrained(folder, **options)
-        replace(self.record, image_processor_type=type(self).__name__).write(folder)
-        return files
+        named = type(self)(self.record.replace(image_processor_type=type(self).__name__))
+        return HieraImageProcessor.save_pretrained(named, folder, **options)
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
