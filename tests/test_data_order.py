@@ -73,7 +73,7 @@ def test_accumulating_and_sharing_see_the_same_samples_together() -> None:
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
     (batch, *_) = Order(100, 10, 0).batches(0)
-    with pytest.raises(ValueError, match=r"a batch of 10 cannot be divided among 2 rank\(s\) in 3 part\(s\)"):
+    with pytest.raises(ValueError, match=r"a batch of 10 cannot be divided among 2 × 3 micro-batches"):
         split_batch(batch, rank=0, world=2, parts=3)
 
 

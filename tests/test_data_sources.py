@@ -89,7 +89,7 @@ def test_what_cannot_be_opened_is_named_with_what_is_allowed(tmp_path: Path) -> 
     refused(tmp_path / "hollow", "dog has no images (1 such)", "some in each class folder")
     refused(tmp_path / "kinds", "holds 1 images and 1 tar shards", "expected one kind")
     refused(tmp_path / "sides", "holds a training set in train/", "sides/train")
-    refused(tmp_path / "zipped", "1 compressed shard(s)", "unpack them to plain .tar")
+    refused(tmp_path / "zipped", "1 compressed shard;", "unpack them to plain .tar")
     refused(tmp_path / "zipped" / "0.tar.gz", "0.tar.gz: a compressed shard; unpack it")
     refused(
         tmp_path / "notes.txt", "notes.txt: its first line is text; expected names of columns, with path among them"
@@ -213,7 +213,7 @@ def test_shards_may_name_their_classes(tmp_path: Path) -> None:
         ({"1.png": PNG, "1.cls": 1, "2.png": PNG, "2.cls": "cat"}, "the label of sample 0 is 1, but others are texts"),
         ({"1.png": PNG, "1.json": b"{'label': 1}"}, "1.json is not JSON"),
         ({"1.png": PNG, "1.cls": 1, "2.png": PNG}, "1 of 2 samples have no label, such as sample 1"),
-        ({"1.txt": "text"}, "no images in 1 shard(s)"),
+        ({"1.txt": "text"}, "no images in 1 shard;"),
     ],
 )
 def test_a_shard_of_bad_samples_is_named(tmp_path: Path, members: dict[str, Any], problem: str) -> None:

@@ -132,7 +132,7 @@ def _read(folder: Path, *, labels: bool) -> _Contents:
                 found.tops.setdefault(kind, []).append(top)
             compressed += name.endswith(COMPRESSED)
     if not found.paths:
-        also = f"; {compressed} compressed shard(s); unpack them to plain .tar files" if compressed else ""
+        also = f"; {quantity(compressed, 'compressed shard')}; unpack them to plain .tar files" if compressed else ""
         raise ValueError(f"{folder}: {nothing_in(found.left, others=_OTHERS)}{also}")
     return found
 

@@ -116,7 +116,9 @@ def split_batch(batch: list[SampleKey], *, rank: int, world: int, parts: int) ->
         ValueError: the batch cannot be divided evenly.
     """
     if len(batch) % (world * parts):
-        raise ValueError(f"a batch of {len(batch)} cannot be divided among {world} rank(s) in {parts} part(s)")
+        raise ValueError(
+            f"a batch of {len(batch)} cannot be divided among {world} × {parts} micro-batches (world × parts)"
+        )
     size = len(batch) // (world * parts)
     return [batch[(part * world + rank) * size :][:size] for part in range(parts)]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hierax.console import quantity
 from hierax.data.dataset import Sample, VideoSegment
 from hierax.data.labels import Labels, read_labels
 from hierax.data.strings import Strings
@@ -165,7 +166,7 @@ def open_shards(files: Sequence[Path], *, labels: bool = True, videos: bool | No
 
 def _nothing_in(files: Sequence[Path], *, videos: bool) -> ValueError:
     kind, example = ("videos", "0001.mp4") if videos else ("images", "0001.jpg")
-    return ValueError(f"{files[0]}: no {kind} in {len(files)} shard(s); expected members such as {example}")
+    return ValueError(f"{files[0]}: no {kind} in {quantity(len(files), 'shard')}; expected members such as {example}")
 
 
 # -- members -----------------------------------------------------------------------------------------------------------

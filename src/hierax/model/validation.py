@@ -32,7 +32,8 @@ def _one_per_axis(name: str, value: Any, axes: int, default: int, lowest: int) -
     value = default if value is None else value
     entries = (value,) * axes if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
     if len(entries) != axes or not all(_is_integer(e, lowest) for e in entries):
-        raise ValueError(f"{name} is {value!r}; expected {axes} integer(s), each at least {lowest}")
+        wanted = "an integer of" if axes == 1 else f"{axes} integers, each"
+        raise ValueError(f"{name} is {value!r}; expected {wanted} at least {lowest}")
     return entries
 
 
