@@ -38,6 +38,7 @@ def check(text: str) -> None:
 
 
 def test_what_is_shown_is_one_line_of_visible_characters() -> None:
+    assert printable("caf\udce9 \ud83d") == "caf\\xe9 \\ud83d"
     assert printable("a\x1b[2J\nb\tü\u2028…\x9b") == "a\\x1b[2J\\nb\\tü\\u2028…\\x9b"
 
 

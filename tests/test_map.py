@@ -264,7 +264,7 @@ def test_names_of_files_cannot_become_part_of_the_page(tmp_path: Path) -> None:
     assert len(tags.all("script")) == 1
     assert scripts(sheet) == [asset("page.js") + asset("sheet.js")]
     assert [a for a in tags.all("img") if "onerror" in a] == []
-    assert tags.all("figure")[0]["title"] == printable(NASTY).replace("\udcff", "\\udcff")
+    assert tags.all("figure")[0]["title"] == printable(NASTY)
     page = map_page(
         [tmp_path], places([NASTY, "b.jpg"]), named(NASTY, "b.jpg"), title=NASTY, note=NASTY, labels=[NASTY, NASTY]
     )

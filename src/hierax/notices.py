@@ -53,11 +53,20 @@ class LeftOut:
         return f"{total:,} {'file' if total == 1 else 'files'} left out: {listed}"
 
 
-_ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
     r"""Text as one line that is safe to print. Control characters, and characters that change the writing direction,
-    are escaped (`\x1b`, `\n`). File names may contain them.
+    are escaped (`\x1b`, `\n`), and so are bytes of a file name that are not valid text (`\xff`).
     """
-    return _ESCAPED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _ESCAPED.sub(lambda found: escaped(found[0]), text)
+
+
+def escaped(character: str) -> str:
+    r"""A character as an escape in ASCII: `\xe9`, `\u2028`. Python stands for the byte `\xff` of a file name with the
+    character U+DCFF; the escape shows the byte.
+    """
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

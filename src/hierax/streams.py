@@ -11,6 +11,8 @@ import os
 import sys
 from typing import Any, TextIO
 
+from hierax.notices import escaped
+
 _PLAIN = {"…": "...", "·": "-", "×": "x", "–": "-", "—": "-", "−": "-", "’": "'", "“": '"', "”": '"'}
 _ERRORS = "hierax.plain"
 STDOUT = "standard output"
@@ -21,7 +23,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
-    shown = (_PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode() for character in text)
+    shown = (_PLAIN.get(character) or escaped(character) for character in text)
     return "".join(shown), error.end
 
 

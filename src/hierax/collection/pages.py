@@ -93,7 +93,7 @@ def _page(title: str, body: str, *, style: str, script: str) -> str:
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
             f'<meta http-equiv="Content-Security-Policy"\n content="{policy}">\n',
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-            f"<title>{_text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}",
+            f"<title>{_safe_name(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}",
             f"<script>{script}</script>\n</body>\n</html>\n",
         ]
     )
@@ -156,8 +156,8 @@ def contact_sheet(
     rows = [entry.row for section in shown for entry in section.entries]
     found = originals(folders, rows, side=_LARGE if count <= _SHORT else _SIDE, fetch=fetch, max_pixels=max_pixels)
     shared = _common_folder([row.path for row in rows])
-    below = f"<p>All files are in {_text(shared)}</p>" if shared else ""
-    parts = [f"<header><h1>{_text(title)}</h1><p>{_text(note)}</p>{below}</header>\n"]
+    below = f"<p>All files are in {_safe_name(shared)}</p>" if shared else ""
+    parts = [f"<header><h1>{_safe_name(title)}</h1><p>{_safe_name(note)}</p>{below}</header>\n"]
     for section in shown:
         kind = ' class="copies"' if section.copies else ""
         parts.append(f'<section{kind}><h2>{_safe_name(section.heading)}</h2><div class="row">\n')
@@ -187,7 +187,7 @@ def _common_folder(paths: Sequence[str]) -> str:
 def _figure(entry: Entry, found: Original | str, path: str) -> str:
     name, row, size, facts = _safe_name(path), entry.row, 0, []
     if isinstance(found, str):
-        image = f'<div class="missing">{_text(found)}</div>'
+        image = f'<div class="missing">{_safe_name(found)}</div>'
     else:
         size = found.size
         image = (
@@ -201,7 +201,7 @@ def _figure(entry: Entry, found: Original | str, path: str) -> str:
     address = _address(row)
     here = f' data-file="{_text(address)}"' if address else ""
     data = f'data-path="{_text(row.path)}" data-pixels="{row.width * row.height}" data-bytes="{size}"{here}'
-    caption = "".join(f"<span>{_text(text)}</span>" for text in (entry.caption, ", ".join(facts)) if text)
+    caption = "".join(f"<span>{_safe_name(text)}</span>" for text in (entry.caption, ", ".join(facts)) if text)
     listed = _UNLISTED if _BREAK.search(row.path) else ""
     mark = f'<label class="mark"><input type="checkbox" aria-label="mark {name}"{listed}>mark</label>'
     copy = f'<button class="text copy" aria-label="copy the path of {name}">copy path</button>'
@@ -309,7 +309,7 @@ def _map_body(title: str, note: str, data: Mapping[str, Any]) -> str:
         [
             '<canvas id="map" tabindex="0" role="img" '
             'aria-label="Map: arrow keys move it, + and - zoom, 0 shows all"></canvas>\n',
-            f"<header><h1>{_text(title)}</h1><p>{_text(note)}</p>",
+            f"<header><h1>{_safe_name(title)}</h1><p>{_safe_name(note)}</p>",
             '<input type="search" placeholder="Find: part of a path" aria-label="Find: part of a path">',
             '<output></output><div id="legend"></div><div id="chosen"><span></span>'
             '<button class="text copy">Copy paths</button><button class="text save">Save the list of paths</button>'

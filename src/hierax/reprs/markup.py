@@ -63,7 +63,7 @@ def escaped(value: Cell) -> Markup:
     if value is None:
         return Markup("–")
     shown = f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
-    shown = printable(shown[: _TEXT + 1].encode("utf-8", "backslashreplace").decode())
+    shown = printable(shown[: _TEXT + 1])
     return Markup(html.escape(shown if len(shown) <= _TEXT else f"{shown[:_TEXT]}…"))
 
 

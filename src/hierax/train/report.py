@@ -106,7 +106,7 @@ def _read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
 
 def _text(text: str) -> str:
     """Text escaped for HTML, on one line. Bytes of file names that are not valid text become backslash escapes."""
-    return escape_html(printable(text).encode("utf-8", "backslashreplace").decode("utf-8"))
+    return escape_html(printable(text))
 
 
 def _page(title: str, head: str, parts: Sequence[str]) -> str:
