@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hierax import AutoImageProcessor, Engine, HieraForImageClassification, HieraForPreTraining, HieraModel, load
+from hierax.notices import Notice
 from small import image_config, pixels, randomize
 
 Save = Callable[..., Path]
@@ -33,16 +34,55 @@ def test_a_head_of_another_size_starts_anew_where_mismatches_are_ignored(folder:
     assert made.head.weight.std() < 1e-3  # as a fresh head is
 
 
-def test_a_head_of_the_same_size_is_kept_where_mismatches_are_ignored(folder: Path) -> None:
-    kept: Any = CLASSES.from_pretrained(folder, num_labels=5, ignore_mismatched_sizes=True)
-    assert torch.equal(kept.head.weight, load(folder).head.weight)  # type: ignore[union-attr]
-    new: Any = CLASSES.from_pretrained(folder, num_labels=5)
-    assert not torch.equal(new.head.weight, kept.head.weight)
+@pytest.mark.parametrize("ignore", [False, True])
+def test_a_head_of_the_same_size_is_kept(folder: Path, ignore: bool) -> None:
+    before: Any = load(folder)
+    kept: Any = CLASSES.from_pretrained(folder, num_labels=5, ignore_mismatched_sizes=ignore)
+    assert torch.equal(kept.head.weight, before.head.weight)
+    assert torch.equal(kept.head.bias, before.head.bias)
+    named: Any = CLASSES.from_pretrained(folder, num_labels=5, id2label=dict(enumerate("abcde")))
+    assert torch.equal(named.head.weight, before.head.weight)
+    assert named.config.id2label == dict(enumerate("abcde"))
+    new: Any = CLASSES.from_pretrained(folder, num_labels=5, reinit=("head",), ignore_mismatched_sizes=ignore)
+    assert not torch.equal(new.head.weight, before.head.weight)
+
+
+def test_a_head_that_was_replaced_is_loaded_with_its_number_of_labels(folder: Path) -> None:
+    model: Any = load(folder)
+    model.head = torch.nn.Linear(64, 3)
+    with pytest.warns(Notice, match=r"head.weight has shape \[3, 64\]"):
+        model.save_pretrained(folder / "three")
+    with pytest.raises(ValueError, match=r"num_labels=3 loads it, num_labels= with another number gives a new head"):
+        load(folder / "three")
+    again: Any = CLASSES.from_pretrained(folder / "three", num_labels=3)
+    assert torch.equal(again.head.weight, model.head.weight)
+    assert again.config.num_labels == 3
+
+
+def test_a_new_head_has_no_problem_type_of_the_former(folder: Path) -> None:
+    model = load(folder)
+    model.config.problem_type = "single_label_classification"
+    model.save_pretrained(folder / "single")
+    pixels, labels = torch.rand(2, 3, 64, 64), torch.tensor([[3.0], [4.0]])
+    kept: Any = CLASSES.from_pretrained(folder / "single", num_labels=5)
+    assert kept.config.problem_type == "single_label_classification"
+    one: Any = CLASSES.from_pretrained(folder / "single", num_labels=1)
+    out = one(pixels, labels=labels)
+    assert torch.allclose(out.loss, (out.logits - labels).square().mean())
+    several: Any = CLASSES.from_pretrained(folder / "single", num_labels=2)
+    labels = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    out = several(pixels, labels=labels)
+    assert torch.allclose(out.loss, torch.nn.functional.binary_cross_entropy_with_logits(out.logits, labels))
+    stated: Any = CLASSES.from_pretrained(folder / "single", num_labels=1, problem_type="single_label_classification")
+    with pytest.raises(ValueError, match="but the model has one label, so the loss would always be 0"):
+        stated(pixels, labels=torch.tensor([0, 0]))
 
 
 def test_labels_of_another_count_ask_for_a_new_head(folder: Path) -> None:
     names = {0: "cat", 1: "dog"}
-    with pytest.raises(ValueError, match=r"has shape \[5, 64\]; expected \[2, 64\]; num_labels= gives a new head"):
+    with pytest.raises(
+        ValueError, match=r"has shape \[5, 64\]; expected \[2, 64\]; num_labels=5 loads it, num_labels="
+    ):
         CLASSES.from_pretrained(folder, id2label=names)
     made = CLASSES.from_pretrained(folder, id2label=names, ignore_mismatched_sizes=True)
     assert made.config.id2label == names

@@ -235,7 +235,10 @@ def test_a_head_of_another_size_says_what_to_pass(folder: Path) -> None:
     tensors = {**tensors_of(folder), "classifier.weight": torch.zeros(3, 64), "classifier.bias": torch.zeros(3)}
     save_file(tensors, folder / "model.safetensors")
     message = refused(folder, names=folder / "model.safetensors")
-    assert "classifier.weight has shape [3, 64]; expected [5, 64]; num_labels= gives a new head" in message
+    assert (
+        "classifier.weight has shape [3, 64]; expected [5, 64]; num_labels=3 loads it, num_labels= with another"
+        in message
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2,) * 6, (10**9, 0)])

@@ -201,9 +201,9 @@ BAD: list[tuple[str, Any]] = [
     *(("initializer_range", v) for v in ("a", -1, None)),
     *(("layer_norm_init", v) for v in ("a", None)),
     *(("layer_norm_eps", v) for v in (0, "a", None)),
-    *(("decoder_hidden_size", v) for v in (0, "512", None)),
-    *(("decoder_depth", v) for v in (0, "8", None)),
-    *(("decoder_num_heads", v) for v in (0, 5, None)),
+    *(("decoder_hidden_size", v) for v in (0, "512")),
+    *(("decoder_depth", v) for v in (0, "8")),
+    *(("decoder_num_heads", v) for v in (0, 5)),
     *(("normalize_pixel_loss", v) for v in ("no", None)),
     *(("mask_ratio", v) for v in (1, -0.1, "0.6", None)),
     *(("dropout", v) for v in (1, "a")),
@@ -324,6 +324,8 @@ def test_label_names_are_written_as_transformers_writes_them() -> None:
 def test_null_in_a_file_stands_for_the_default() -> None:
     config = HieraConfig.from_dict({"decoder_hidden_size": None, "decoder_depth": None, "embed_dim": 96})
     assert (config.decoder_hidden_size, config.decoder_depth) == (512, 8)
+    unset: dict[str, Any] = dict.fromkeys(("decoder_hidden_size", "decoder_depth", "decoder_num_heads"))
+    assert HieraConfig(**unset) == HieraConfig()
 
 
 def test_a_file_that_is_not_json_is_named(tmp_path: Path) -> None:

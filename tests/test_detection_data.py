@@ -141,6 +141,21 @@ def test_images_of_one_name_in_several_folders_are_never_one_file(tmp_path: Path
     assert [Path(image.path).parent.name for image in data.images] == ["camera0", "camera2", "camera3"]
 
 
+def test_two_entries_of_one_file_are_refused(tmp_path: Path) -> None:
+    values = coco_values(4)
+    values["images"][3]["file_name"] = "1.png"
+    with pytest.raises(ValueError, match=r"two images are the file .*1\.png, with the ids 1 and 3; expected one entry"):
+        open_detection(one_file(tmp_path, **values))
+
+
+def test_a_lone_set_that_is_not_for_training_is_told(tmp_path: Path) -> None:
+    write_images(tmp_path / "set" / "valid", 4)
+    (tmp_path / "set" / "valid" / "_annotations.coco.json").write_text(json.dumps(coco_values(4)))
+    with pytest.warns(Notice, match="has no training set; its only set, valid, is trained on"):
+        train, _ = open_detection_splits(tmp_path / "set", fraction=0, seed=0)
+    assert len(train) == 4
+
+
 def test_ids_that_are_texts_or_floats_are_whole_numbers(tmp_path: Path) -> None:
     values = coco_values(4)
     for image in values["images"]:
@@ -170,6 +185,8 @@ def test_ids_that_are_texts_or_floats_are_whole_numbers(tmp_path: Path) -> None:
         (annotation(bbox=[1, 2, 3, float("nan")]), r"bbox is \[1, 2, 3, nan\]"),
         (annotation(bbox=[1, 2, -3, 4]), "with no negative size"),
         (annotation(bbox=None), "bbox is None"),
+        (annotation(bbox=[10**400, 1, 1, 1]), r"annotations\[0\] \(id 0\): bbox is \[1000"),
+        (annotation(image_id="7" * 5000), "image_id is '777"),
         (annotation(iscrowd="yes"), "iscrowd is 'yes'; expected 0 or 1"),
     ],
 )

@@ -18,7 +18,7 @@ from hierax.detection import evaluate_detection, finetune_detection, open_detect
 from hierax.detection.steps import DetectionTrainer, last_whole
 from hierax.notices import Notice
 from hierax.train import TrainingStopped, finetune
-from hierax.train.folder import RunExists
+from hierax.train.folder import RunExists, delete_run_files
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 
@@ -221,15 +221,18 @@ def test_a_signal_ends_a_run_after_its_step(trunk: Path, tmp_path: Path, monkeyp
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_after_its_last_step_is_finished(
-    trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, run = write_coco(tmp_path / "set"), tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr("hierax.detection.run._finish", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             train(source, run, trunk)
-    train(source, run, trunk)
-    assert json.loads((run / "run.json").read_text())["result"]["last"]["images"] == 3
+    (run / "unreadable.txt").write_text("1.png: truncated\n")  # found before it was killed
+    train(source, run, trunk, quiet=False)
+    assert f"hierax: done: {run / 'model'}\n" in capsys.readouterr().err
+    result = json.loads((run / "run.json").read_text())["result"]
+    assert (result["last"]["images"], result["unreadable"]) == (3, 1)
     assert equal(weights(run), weights(train(source, tmp_path / "whole", trunk)))
 
 
@@ -288,8 +291,23 @@ def test_folders_of_other_runs_are_refused(trunk: Path, tmp_path: Path) -> None:
             (tmp_path / name / file).write_text(text)
         with pytest.raises(RunExists, match=message):
             train(source, tmp_path / name, trunk)
+    with pytest.raises(RunExists, match="is not empty and contains no run"):
+        train(source, tmp_path / "c", trunk, overwrite=True)
+    assert (tmp_path / "c" / "photo.txt").exists()
     with pytest.raises(ValueError, match="lies inside data"):
         train(source, source / "train" / "run", trunk)
+
+
+def test_a_finished_run_that_is_overwritten_is_not_finished_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text('{"mode": "detect", "recipe": {}, "finished": true, "result": {}}')
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            delete_run_files(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"mode": "detect", "recipe": {}}
 
 
 def test_a_run_of_detection_is_refused_by_other_tasks(trunk: Path, tmp_path: Path) -> None:

@@ -164,3 +164,9 @@ def test_without_a_list_for_training_it_is_trained_on_what_is_not_for_validation
         ["0", "1", "2", "3", "4", "5"],
         ["6", "7", "8"],
     )
+    (folder / "ImageSets" / "Main" / "trainval.txt").unlink()
+    (folder / "ImageSets" / "Main" / "test.txt").write_text("2\n2008_000001\n")
+    train, val = open_detection_splits(folder, fraction=0.2, seed=0)
+    assert [Path(i.path).stem for i in train.images] == ["0", "1", "3", "4", "5"]
+    assert val is not None
+    assert [Path(i.path).stem for i in val.images] == ["6", "7", "8"]

@@ -321,6 +321,7 @@ def test_other_weights_are_never_mixed_in(originals: Path, whole: Path) -> None:
         ({"layers": ("stage9",)}, "layer is 'stage9'; expected pooled, stage1"),
         ({"layers": ("stage2_map",), "l2": True}, "which is a map; l2 is only for vectors"),
         ({"layers": ()}, "layers is empty"),
+        ({"size": 100_000}, r"size is 100000, for which images are resized to 1\d+,\d+ pixels; expected at most 8,192"),
         ({"workers": -3}, "workers is -3; expected 0 or more"),
     ],
 )

@@ -141,6 +141,9 @@ def test_of_many_differences_the_first_are_told(whole: Path) -> None:
     values: dict[str, Any] = {**vars(manifest), "config": {f"field{n}": n for n in range(9)}, "model": "other"}
     with pytest.raises(CollectionError, match=r"model was .*now 'other'; .*; and \d+ more differences; choose"):
         manifest.check_same(Manifest(**values), folder=whole)
+    values["weights"] = "0" * 64  # of another model the configuration is another one anyway
+    with pytest.raises(CollectionError, match=r"model was .*now 'other'; weights was '\w{12}…', now '0{12}…'; choose"):
+        manifest.check_same(Manifest(**values), folder=whole)
 
 
 @pytest.mark.parametrize(

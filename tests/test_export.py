@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import hierax
 from exports import Exported, copied, engine_of, few, make, run_file, truth
@@ -200,8 +201,23 @@ def test_a_mae_is_refused_at_a_size_that_is_not_whole_units(tmp_path: Path) -> N
 
 
 def test_pictures_for_a_model_of_signals_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="evaluate names images"):
         hierax.export(make("line"), tmp_path / "out", format="pt2", evaluate=tmp_path)
+
+
+@pytest.mark.parametrize("option", ["evaluate", "calibration"])
+def test_images_that_are_missing_are_an_error_before_the_model_is_converted(option: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"format": "openvino", "precision": "int8"}
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("text")
+    for given, error, message in (
+        ("nothing", FileNotFoundError, "nothing"),
+        ("empty", ValueError, "empty: no images"),
+        ("notes.txt", ValueError, "notes.txt: not an image"),
+    ):
+        with pytest.raises(error, match=message):  # no model of this name exists
+            hierax.export("no/model", tmp_path / "out", **{option: tmp_path / given}, **options)
 
 
 @pytest.mark.parametrize(

@@ -422,6 +422,22 @@ def test_labels_that_may_be_true_together_use_the_problem_type_of_the_configurat
     assert model(pixels(model), labels=torch.tensor([0, 1])).loss.item() > 0
 
 
+def test_the_loss_of_the_masked_autoencoder_follows_the_configuration() -> None:
+    model = made(hierax.HieraForPreTraining)
+    theirs = HieraxForPreTraining.from_hierax(model)
+    noise = torch.rand(2, torch.Size(model.config.unit_grid((64, 64))).numel())
+    for normalized in (True, False):
+        model.config.normalize_pixel_loss = theirs.config.normalize_pixel_loss = normalized
+        assert_same(theirs(pixels(model), noise=noise).loss, model(pixels(model), noise=noise).loss)
+
+
+def test_states_that_a_configuration_asks_for_are_returned() -> None:
+    model = made(hierax.HieraModel)
+    assert HieraxModel.from_hierax(model)(pixels(model)).hidden_states is None
+    model.config.output_hidden_states = True
+    assert len(HieraxModel.from_hierax(model)(pixels(model)).hidden_states) == 5
+
+
 # -- loading -------------------------------------------------------------------------------------------------------
 
 

@@ -59,9 +59,13 @@ def test_a_row_whose_name_is_no_text_is_found_by_its_file(tmp_path: Path) -> Non
     folder = collection(tmp_path / "rows", noise(2), paths=[path_text(str(name)), "other.png"])
     results = hierax.search(Index(folder), [str(name)], top_k=5)
     assert [[hit.path for hit in result.hits] for result in results] == [["other.png"]]
-    Listing([Source(str(name))]).write(listing_path(folder, 0))
-    row = RowInfo("x", path_text(str(name)), content_hash(name.read_bytes()))
-    assert [not isinstance(o, str) and o.image.size for o in originals([folder], [row], side=60)] == [(8, 8)]
+    other = tmp_path / "\\xff.png"  # its name is the text of the other one's
+    Image.new("RGB", (9, 9)).save(other)
+    Listing([Source(str(name)), Source(str(other))]).write(listing_path(folder, 0))
+    rows = [RowInfo(Source(str(f)).id, path_text(str(f)), content_hash(f.read_bytes())) for f in (name, other)]
+    assert rows[0].path == rows[1].path
+    found = originals([folder], rows, side=60)
+    assert [not isinstance(o, str) and o.image.size for o in found] == [(8, 8), (9, 9)]
 
 
 def test_that_nothing_is_similar_enough_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,14 @@ def test_vectors_as_arrow_keep_the_error_of_an_image(client: TestClient, files: 
     assert len(table["embedding"][0]) > 100
     assert table["embedding"][1] is None
     assert table["error"] == [None, "1.png: not an image (PNG, JPEG, WebP, … are read)"]
+
+
+def test_a_name_that_is_not_valid_text_is_escaped_in_arrow(client: TestClient, files: list[Path]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    image = {"name": "\ud800", "data": base64.b64encode(contents(files)[0]).decode()}
+    body = json.dumps({"images": [image], "format": "arrow"})
+    answer = client.post("/v1/embed", content=body, headers={"content-type": "application/json"})
+    assert pa.ipc.open_stream(answer.content).read_all()["name"].to_pylist() == ["\\ud800"]
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
@@ -208,6 +217,7 @@ def limits(**values: Any) -> Any:
         ("classify?top_k=0", "top_k", "top_k is 0; expected a whole number from 1 to"),
         ("classify?top_k=many", "top_k", "top_k is 'many'"),
         ("classify?size=100000", "size", "size is 100000x100000; expected at most 1,048,576 pixels"),
+        ("classify?size=1x1048576", "size", "size is 1x1048576; expected at most 1,048,576 pixels, such as 1024, and"),
         ("classify?size=-3", "size", "size is -3; expected one number, or rows and columns such as 320x448"),
         ("embed?layer=stage9", "layer", "layer is 'stage9'; expected one of pooled, stage1, stage2, stage3, stage4"),
         ("embed?format=xml", "format", "format is 'xml'; expected one of json, npy, arrow"),

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("uvicorn")
-from hierax.serve.run import Settings, listen, url
+from hierax.serve.run import Settings, lines, listen, url
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")]
 
@@ -92,6 +93,13 @@ def test_the_lines_say_license_engine_and_addresses(tmp_path: Path) -> None:
         line = f"hierax: bf16 on CPU (OpenVINO) · page {home} · API {home}/docs · Ctrl-C to stop"
         assert server.lines == ["hierax: fake: weights under Apache-2.0", line]
         assert server.post(b"123")[1]["lengths"] == [3]
+
+
+def test_the_license_of_each_model_is_told() -> None:
+    parts = {name: {"source": name, "license": "CC0", "device": "cpu", "precision": "fp32", "backend": "torch"}
+             for name in ("model", "mae", "segmentation")}  # fmt: skip
+    state: Any = SimpleNamespace(service=SimpleNamespace(describe=lambda: parts))
+    assert lines(state, Settings())[:-1] == [f"{name}: weights under CC0" for name in parts]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 129)])

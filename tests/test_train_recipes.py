@@ -1,6 +1,7 @@
 """Recipes: every one builds its model, and those of the paper hold the values of its tables."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ import torch
 
 from hierax.model.config import variant_config
 from hierax.model.tasks import HieraForImageClassification, HieraForPreTraining, HieraForVideoClassification
-from hierax.train import RECIPES, Recipe, recipe
+from hierax.train import RECIPES, Recipe, finetune, recipe
 from hierax.train.modes import MODES
 from hierax.train.pixels import augmentation
 from hierax.train.recipes import source_of
+from hierax.train.setting_values import assignments_of
 from hierax.train.settings import RESUMABLE_SETTINGS, fields
 
 SIZES = ("tiny", "small", "base", "base_plus", "large", "huge")
@@ -213,7 +215,7 @@ def test_settings_are_read_as_json_or_as_text() -> None:
         ("class_weights={}", "class_weights is {}; expected balanced, or weights above 0 by class"),
         ("betas=0.9", "betas is 0.9; expected 2 numbers with a comma"),
         ("betas=[0.9, 1.0]", "betas is .*; expected two numbers"),
-        ("crop_scale=[0.9, 0.5]", "crop_scale is .*; expected two numbers above 0"),
+        ("crop_scale=[0.9, 0.5]", "crop_scale is .*; expected two numbers, the smaller first, 0 to 4"),
         ('image_size=["a"]', "image_size is .*; expected whole numbers with commas or none"),
         ("freeze=most", "freeze is 'most'; expected a number of stages, or 'all'"),
         ("ema=1", "ema is 1.0; expected above 0 and below 1"),
@@ -226,6 +228,24 @@ def test_settings_are_read_as_json_or_as_text() -> None:
 def test_a_setting_that_cannot_be_is_refused_by_name(assignment: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipe("mae_tiny_small_data_cpu").overridden([assignment])
+
+
+def test_settings_may_be_a_mapping() -> None:
+    given = {"epochs": 3, "crop_scale": (0.5, 1), "adapter": None, "flip": False, "model": "hiera_tiny_224"}
+    texts = ["epochs=3", "crop_scale=0.5,1", "adapter=none", "flip=false", "model=hiera_tiny_224"]
+    base = recipe("finetune_tiny_small_data_cpu")
+    assert base.overridden(assignments_of(given)) == base.overridden(assignments_of(texts))
+    for wrong in ("epochs=1", [("epochs", 1)]):
+        with pytest.raises(TypeError, match=r"settings is .*; expected a list such as \[\"epochs=5\"\], or"):
+            assignments_of(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("data", [["a.png"], torch.zeros(4, 3, 8, 8)])
+@pytest.mark.parametrize("name", ["data", "validation"])
+def test_data_that_are_no_path_are_refused_by_name(data: Any, name: str, tmp_path: Path) -> None:
+    given: Any = {"data": tmp_path, name: data}
+    with pytest.raises(TypeError, match=f"{name} is a {type(data).__name__}; expected a folder, a file"):
+        finetune(given.pop("data"), out=tmp_path / "run", **given)
 
 
 def test_a_field_of_the_model_belongs_into_overrides() -> None:

@@ -50,6 +50,14 @@ def test_a_head_for_the_same_classes_is_kept(data: Path, tmp_path: Path) -> None
     assert torch.equal(model.head.weight, source.get_parameter("head.weight"))
 
 
+def test_a_head_for_as_many_other_classes_is_new(data: Path, tmp_path: Path) -> None:
+    source = randomize(HieraForImageClassification(image_config(id2label={0: "class1", 1: "class0"}, num_labels=2)))
+    save_model(source, tmp_path / "source")  # type: ignore[arg-type]
+    model = tuned(data, tmp_path / "source", tmp_path / "run", lr=0.0)
+    assert model.config.id2label == {0: "class0", 1: "class1"}
+    assert model.head.weight.std() < 0.01 < source.get_parameter("head.weight").std()
+
+
 def test_fine_tuning_at_another_size_resizes_the_positions(pretrained: Path, data: Path, tmp_path: Path) -> None:
     model = tuned(data, pretrained, tmp_path / "run", image_size=(96, 128))
     assert model.config.image_size == (96, 128)

@@ -127,6 +127,13 @@ def test_a_configuration_that_is_none_is_named() -> None:
         HieraModel.from_pretrained(FEMTO, config=FEMTO)  # type: ignore[arg-type]
 
 
+def test_tuples_cannot_be_asked_for_in_a_configuration() -> None:
+    config = HieraConfig()
+    with pytest.raises(AttributeError, match="pass return_dict=False to the call of the model"):
+        config.return_dict = False
+    config.return_dict = True
+
+
 def test_configurations_are_loaded_and_saved_alone(tmp_path: Path) -> None:
     config = HieraConfig.from_pretrained(FEMTO, output_hidden_states=True, drop_path_rate=0.2)
     assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("hiera", 4, 320)

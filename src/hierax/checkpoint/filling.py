@@ -162,7 +162,9 @@ def _check_tensor(
     if tensor.shape != target.shape:
         module = name.rpartition(".")[0]
         of_labels = task.labels and _is_below(module, {task.classifier})
-        hint = "num_labels= gives a new head" if of_labels else f"reinit=({module!r},) gives it random weights"
+        hint = f"reinit=({module!r},) gives it random weights"
+        if of_labels and tensor.ndim and len(tensor):
+            hint = f"num_labels={len(tensor)} loads it, num_labels= with another number gives a new head"
         raise ValueError(f"{where} has shape {list(tensor.shape)}; expected {list(target.shape)}; {hint}")
     if not tensor.is_floating_point():
         raise ValueError(f"{where} has dtype {tensor.dtype}; expected floating-point weights")

@@ -17,6 +17,7 @@ from hierax.checkpoint.preprocessing import resize_record
 from hierax.checkpoint.report import LoadingReport
 from hierax.checkpoint.windowed import changed_fields, with_windows
 from hierax.model.config import HieraConfig
+from hierax.model.pretrained import require_config
 from hierax.model.registry import TASKS, TaskSpec, task_named, task_of, task_of_parts
 from hierax.transformers_arguments import token_of
 
@@ -63,10 +64,8 @@ def load_model(
         overrides: fields of the configuration, and arguments of the constructor.
         copy: a model of an open checkpoint gets a copy of the tensors, because the checkpoint may be used again.
     """
-    if config is not None and not isinstance(config, HieraConfig):
-        raise TypeError(
-            f"config is a {type(config).__name__}; expected a HieraConfig, as HieraConfig.from_pretrained makes"
-        )
+    if config is not None:
+        require_config(config)
     others = dict(overrides)
     reinit = others.pop("new", reinit)  # its former name
     built_with = {name: others.pop(name) for name in cls.constructor_arguments if name in others}
@@ -82,9 +81,12 @@ def load_model(
     read = as_checkpoint(source, hub, variant, part=part, config=config, base=base)
     checkpoint = read if windows is None else with_windows(read, windows)
     task = task_of(cls)
-    held = task.labels and task.part in checkpoint.parts
-    if given.get("num_labels") is not None and not (ignore_mismatched_sizes and held):
-        reinitialized.add(task.reinitialized_for_labels(checkpoint.parts, checkpoint.config, given))
+    if given.get("num_labels") is not None:
+        head = task.reinitialized_for_labels(checkpoint.parts, checkpoint.config, given)
+        if not _has_head(checkpoint, task, head, given["num_labels"]):
+            reinitialized.add(head)
+    if task.labels and {*reinitialized} & {task.part, task.classifier}:
+        given.setdefault("problem_type", None)  # that of the labels of the former head
     report = LoadingReport(
         checkpoint.name,
         checkpoint.dialect.name,
@@ -106,6 +108,12 @@ def load_model(
     model.loading_report = report
     model.preprocessing = _preprocessing_for(made, checkpoint)
     return model.eval()
+
+
+def _has_head(opened: Checkpoint, task: TaskSpec, head: str, labels: int) -> bool:
+    """Whether the checkpoint has the last layer of a head with this number of labels, and `head` names this layer."""
+    last = [tensor for name, tensor in opened.tensors.items() if name.startswith(f"{head}.")]
+    return task.labels and head == task.classifier and bool(last) and all(t.shape[:1] == (labels,) for t in last)
 
 
 def _may_be_overwritten(weights: Path | None) -> bool:

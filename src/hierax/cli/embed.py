@@ -43,7 +43,8 @@ or a .csv, .jsonl or .parquet file with a column such as path, file, image, vide
 to its folder.
 OUT/data/ contains one row per image: id, path, width, height, hash, status, embedding. OUT/errors.parquet lists
 the images that could not be read. Run the same command again to resume. You can then omit SOURCE and --model.
---update embeds new and changed images, tries unreadable images again, and marks deleted images.
+--update embeds new and changed images, marks deleted images, and tries images again that could not be read because of
+--max-pixels, a missing package or a server.
 A video model embeds videos (extra `video`): one row for each segment of about two seconds, with start and end.
 
   hierax embed photos/ -o features --model facebook/hiera-tiny-224-in1k-hf

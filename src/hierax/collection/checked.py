@@ -49,7 +49,6 @@ DAMAGED = (
 _REMAKE = "; delete it, and hierax embed creates it again"
 _NAME = re.compile("[A-Za-z0-9_]{1,100}")
 _DEEPEST, _LARGEST = 32, 1 << 28  # maximum depth of a record; maximum bytes of manifest.json, and numbers in a row
-_PIXELS = 1 << 26  # maximum pixels of a crop
 _TEXT = 1 << 16  # maximum bytes of text per row, on average
 _SPARE = 1 << 26  # bytes that are allowed in addition
 
@@ -168,7 +167,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
 
 def check_manifest(manifest: Any) -> None:
     """Raises `ValueError` if a value of a `Manifest` is impossible; the message names the field."""
-    from hierax.processing import Preprocessing
+    from hierax.processing.record import MOST_PIXELS, Preprocessing
 
     for name in ("block", "batch"):
         if getattr(manifest, name) < 1:
@@ -191,8 +190,8 @@ def check_manifest(manifest: Any) -> None:
             raise ValueError(f"preprocessing: {error}") from None
         for field in ("size", "crop_size"):
             edges = getattr(record, field)
-            if max(edges.values()) ** 2 > _PIXELS:
-                raise ValueError(wrong(f"preprocessing.{field}", edges, f"at most {_PIXELS:,} pixels"))
+            if max(edges.values()) ** 2 > MOST_PIXELS:
+                raise ValueError(wrong(f"preprocessing.{field}", edges, f"at most {MOST_PIXELS:,} pixels"))
 
 
 # -- parquet: shards and listings ---------------------------------------------------------------------------------

@@ -74,9 +74,10 @@ def originals(
         whole: also read the later frames, and the image on a black background, for a comparison.
         max_pixels: larger images are not shown; None: no limit.
     """
-    elsewhere = _sources(folders, {row.path for row in rows if not os.path.isfile(row.path)})
+    # a text with \\x may stand for another name than it says; see path_text
+    elsewhere = _sources(folders, [row for row in rows if "\\x" in row.path or not os.path.isfile(row.path)])
     for row in rows:
-        yield _read(row, elsewhere.get(row.path), side=side, fetch=fetch, whole=whole, max_pixels=max_pixels)
+        yield _read(row, elsewhere.get(row.id or row.path), side=side, fetch=fetch, whole=whole, max_pixels=max_pixels)
 
 
 def _read(
@@ -194,16 +195,17 @@ def is_light(original: Original) -> bool:
     return over_white < over_black
 
 
-def _sources(folders: Sequence[Path], names: set[str]) -> dict[str, Source]:
-    """The sources with these paths, from the listings of the collections."""
+def _sources(folders: Sequence[Path], rows: Sequence[RowInfo]) -> dict[str, Source]:
+    """The sources of these rows by id, or by path if they have none, from the listings of the collections."""
     from hierax.collection.listing import listings, read_listing
     from hierax.collection.store import path_text
 
     found: dict[str, Source] = {}
-    strange = any("\\x" in name for name in names)  # the text of a name that is not valid text; see path_text
-    only = None if strange else [name.encode("utf-8", "surrogateescape") for name in names]
-    for listing in (path for folder in folders for path in listings(folder)) if names else ():
+    wanted = {row.id or row.path for row in rows}
+    strange = any("\\x" in row.path for row in rows)
+    only = None if strange else [row.path.encode("utf-8", "surrogateescape") for row in rows]
+    for listing in (path for folder in folders for path in listings(folder)) if rows else ():
         for source in read_listing(listing, only=only):
-            if path_text(source.path) in names:
-                found[path_text(source.path)] = source
+            for key in wanted.intersection((source.id, path_text(source.path))):
+                found[key] = source
     return found

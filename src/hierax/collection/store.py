@@ -156,7 +156,9 @@ class Manifest:
         if self.fingerprint == other.fingerprint:
             return
         ours, theirs = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(other)))
-        differ = [text for name in _MUST_AGREE for text in _differences(name, ours[name], theirs[name])]
+        # the configurations of two models differ anyway
+        names = [name for name in _MUST_AGREE if name != "config" or ours["weights"] == theirs["weights"]]
+        differ = [text for name in names for text in _differences(name, ours[name], theirs[name])]
         if len(differ) > _FEW:
             differ[_FEW:] = [f"and {len(differ) - _FEW} more differences"]
         raise CollectionError(f"{folder} was made in another way: {'; '.join(differ)}; {advice}")

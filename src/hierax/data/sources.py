@@ -19,7 +19,7 @@ from hierax.data.split_names import find_splits
 from hierax.data.strings import Strings
 from hierax.data.tables import TableDataset, open_tables
 from hierax.data.tar import COMPRESSED, open_shards
-from hierax.processing.paths import check_named, check_no_collection, matches, walk
+from hierax.processing.paths import check_named, check_no_collection, matches, require_path, walk
 
 _SAVED = ("dataset_dict.json", "dataset_info.json")  # files that save_to_disk writes beside the rows
 
@@ -57,6 +57,7 @@ def open_dataset(
         ValueError: there is no readable data, or there are several kinds of data; the message names the cause.
         ImportError: parquet files and Hub datasets need the extra `data`.
     """
+    require_path(source, "source")
     text = os.fspath(source)
     if not text:
         raise ValueError(f"the data is an empty string; {ALLOWED}")

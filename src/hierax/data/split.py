@@ -17,6 +17,7 @@ from hierax.data.order import SPLIT, random_stream
 from hierax.data.sources import has_columns, open_dataset, select_split, tables_of
 from hierax.data.split_names import find_splits
 from hierax.notices import notify
+from hierax.processing.paths import require_path
 
 
 def open_splits(
@@ -117,6 +118,7 @@ def predefined_splits(
     source: str | os.PathLike[str], *, labels: bool = True, columns: Mapping[str, str] | None = None
 ) -> tuple[Dataset, Dataset | None]:
     """The training set at `source`, and its validation set, or None."""
+    require_path(source, "data")
     tables = tables_of(os.fspath(source), labels=labels, columns=columns)
     if tables is not None:
         training, other = find_splits(list(tables), of=os.fspath(source))

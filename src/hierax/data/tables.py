@@ -15,12 +15,12 @@ import numpy as np
 
 from hierax.data.dataset import Sample
 from hierax.data.labels import Labels, read_labels
-from hierax.data.list_rows import missing_column
+from hierax.data.list_rows import LABELS, missing_column
 from hierax.data.split_names import find_splits, kind_of
 from hierax.extras import load
 from hierax.reprs.text import dataset_repr
 
-LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "target")
+LABEL_COLUMNS = tuple(dict.fromkeys(("label", "labels", "class", "fine_label", "target", *LABELS)))
 """Names of columns of classes. The first one in a table is used."""
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 _SPLIT = re.compile(r"[A-Za-z]+(?:[_-](?:set|split))?(?![A-Za-z])")  # the beginning of a name

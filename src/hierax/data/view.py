@@ -19,11 +19,11 @@ from hierax.data.partial_decode import Box, Crop, read_part
 from hierax.data.segmentation.dataset import check_size, has_targets
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraVideoProcessor, ImageError, Preprocessing, geometry
 from hierax.processing.reading import check_values, read_image
+from hierax.processing.record import MOST_PIXELS
 from hierax.processing.resize import resize_crop_fast
 from hierax.processing.sampling import Sampling
 from hierax.reprs.text import short_repr
 
-_MAX_RESIZED = 1 << 26  # pixels
 _MAX_SCALE = 4  # of a crop, as a fraction of the area of the image
 _NEIGHBORS = 64  # number of further samples to try if no sample of a micro-batch can be read
 
@@ -313,7 +313,7 @@ class EvaluationView:
         width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
         check_size(sample, height, width)
         plan = geometry(self.record, height=height, width=width)
-        if plan.resized_height * plan.resized_width > max(_MAX_RESIZED, height * width):
+        if plan.resized_height * plan.resized_width > max(MOST_PIXELS, height * width):
             raise ImageError(sample.name, f"{width} x {height} pixels; this is too long and narrow to be resized")
         part = resize_crop_fast(image, plan, resample=self.record.resample)
         if part.dtype != np.uint8 and not exact:  # an array of floats, 0 to 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from hierax.processing.paths import differ_without_folders, opened_regular
 
 _FAR = 10  # sides of an image by which a polygon may reach outside of it
 _TRIED = 20  # images that are looked for to find their folder
+_DIGITS = 30  # of an id that is a text
 _PREFIX = re.compile(r"^(?:instances|annotations|_annotations|labels)[_.-]?")
 _EXPECTED = "expected a COCO file with images, annotations and categories"
 
@@ -81,8 +83,12 @@ def read_coco(file: Path, *, images: Path | None = None, masks: bool = False) ->
     found: list[AnnotatedImage] = []
     unreadable: list[tuple[str, str]] = []
     turned: list[str] = []
+    of_path: dict[str, int] = {}
     for key, row in rows.items():
         path = names.find(folder, row["file_name"]) or os.path.join(folder, row["file_name"])
+        if (other := of_path.setdefault(path, key)) != key:
+            raise ValueError(f"{file}: two images are the file {path}, with the ids {other} and {key}; expected one "
+                             "entry with all objects of the image")  # fmt: skip
         try:
             image = placed(file, path, key, row, tuple(objects.get(key, ())))
         except ImageError as error:
@@ -198,7 +204,7 @@ def _id(file: Path, where: str, entry: Mapping[str, Any], name: str) -> int:
     value = entry.get(name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, str) and value.isdecimal():  # of tools that write all ids as text
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _DIGITS:  # of tools that write all ids as text
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         state = f"is {_short(value)}" if name in entry else "is missing"
@@ -207,7 +213,11 @@ def _id(file: Path, where: str, entry: Mapping[str, Any], name: str) -> int:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    with contextlib.suppress(OverflowError):  # of a whole number that no float holds
+        return math.isfinite(value)
+    return False
 
 
 def read_box(where: str, value: object) -> Box:

@@ -24,12 +24,14 @@ from hierax.detection.sources import open_detection_splits
 from hierax.devices import find_device
 from hierax.folders import atomic_folder
 from hierax.notices import notify
+from hierax.processing.paths import require_path
 from hierax.stopping import StopSignal
 from hierax.train.checkpoints import locked_folder, write_json
 from hierax.train.description import DESCRIPTION, DamagedRun, read_object
-from hierax.train.folder import RunExists, absolute_source, check_places, delete_run_files
+from hierax.train.folder import RunExists, absolute_source, check_folder, check_places, delete_run_files
 from hierax.train.log import RunLog
 from hierax.train.progress import explain_failures, explain_memory_errors
+from hierax.train.setting_values import assignments_of
 
 PathOrHubId = str | os.PathLike[str]
 _OTHER = "choose another folder with -o (--overwrite would replace the run)"
@@ -42,7 +44,7 @@ def finetune_detection(
     task: str = "detect",
     source: PathOrHubId | None = FEMTO,
     recipe: str | DetectionRecipe | None = None,
-    settings: Sequence[str] = (),
+    settings: Sequence[str] | Mapping[str, Any] = (),
     validation: PathOrHubId | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -61,7 +63,7 @@ def finetune_detection(
         source: a checkpoint of any format for the backbone, or a run of the same task, whose head is used too; None
             starts from random weights.
         recipe: a recipe or the name of one; None takes one that fits the device.
-        settings: other values for settings of the recipe, as `"key=value"`.
+        settings: other values for settings of the recipe: `["key=value"]`, or `{"key": value}`.
         validation: images to evaluate on; None takes the validation set of `data`, or a share of its images.
         device: "auto", "cpu", "cuda" or "mps".
         overwrite: whether to delete a run that `out` contains.
@@ -75,8 +77,10 @@ def finetune_detection(
     """
     if task not in TASKS:
         raise ValueError(f"task is {task!r}; expected {' or '.join(TASKS)}")
+    require_path(data, "data")
     check_packages(f"--task {task}")
     place, run = _one_device(device), Path(out)
+    settings = assignments_of(settings)
     base = recipe if isinstance(recipe, DetectionRecipe) else None if recipe is None else named(recipe, task)
     wanted = (base or choose(task, device=place.type)).override(settings)
     continued = None if source is None else detector_folder(source)
@@ -84,6 +88,7 @@ def finetune_detection(
         wanted = with_head_of(continued, config_of(continued), wanted, settings)
     places = {"data": os.fspath(data), "validation": _text(validation), "from": _text(source)}
     check_places(run, places, overwrite=overwrite)
+    check_folder(run, overwrite=True)  # whether it is the folder of a run; of which kind is read next
     previous = None if overwrite else _previous(run)
     stated = {
         "mode": task,
@@ -195,7 +200,8 @@ def _finish(run: Path, detector: Detector, recipe: DetectionRecipe, trainer: Any
     write_json(run / DESCRIPTION, {**description, "finished": True, "result": result})
     shutil.rmtree(run / "best", ignore_errors=True)
     log.say(_sentence(result))
-    log.say(f"done: {run / 'model'} ({result['images_per_second']} images/s)")
+    speed = "" if result["images_per_second"] is None else f" ({result['images_per_second']} images/s)"
+    log.say(f"done: {run / 'model'}{speed}")
 
 
 def _evaluated(recipe: DetectionRecipe, held: DetectionDataset | None) -> float:
@@ -245,20 +251,16 @@ def _text(value: PathOrHubId | None) -> str | None:
 
 def _previous(run: Path) -> dict[str, Any] | None:
     """The content of run.json of the same kind of run; None if the folder is new."""
-    if run.is_file():
-        raise RunExists(f"{run} is a file; expected a folder for the run")
     path = run / DESCRIPTION
-    if path.exists():
-        try:
-            values = read_object(path)
-        except DamagedRun as error:
-            raise RunExists(f"{error}; {_OTHER}") from None
-        if values.get("mode") not in TASKS or not isinstance(values.get("recipe"), dict):
-            raise RunExists(f"{run} holds a run of another kind, not of detection; {_OTHER}")
-        return values
-    if run.exists() and any(not path.name.startswith(".") for path in run.iterdir()):
-        raise RunExists(f"{run} is not empty and contains no run; choose another folder with -o")
-    return None
+    if not path.exists():
+        return None
+    try:
+        values = read_object(path)
+    except DamagedRun as error:
+        raise RunExists(f"{error}; {_OTHER}") from None
+    if values.get("mode") not in TASKS or not isinstance(values.get("recipe"), dict):
+        raise RunExists(f"{run} holds a run of another kind, not of detection; {_OTHER}")
+    return values
 
 
 def _check_same(run: Path, previous: Mapping[str, Any], stated: Mapping[str, Any]) -> None:

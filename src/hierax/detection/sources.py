@@ -20,7 +20,8 @@ from hierax.detection.dataset import DetectionDataset
 from hierax.detection.tables import read_table, table_splits
 from hierax.detection.voc import read_voc, voc_sets
 from hierax.detection.yolo import class_names, read_description, read_yolo
-from hierax.processing.paths import is_hidden
+from hierax.notices import notify
+from hierax.processing.paths import is_hidden, require_path
 
 _Open = Callable[[bool], DetectionDataset]
 """Opens a set; the argument is whether masks are needed."""
@@ -69,7 +70,10 @@ def open_detection_splits(
     training, held = find_splits(list(sets), of=os.fspath(source))
     if training is None and len(sets) > 1:
         raise ValueError(f"{source} holds {', '.join(sets)}, but no training set; expected a set with the name train")
-    train = sets[training or next(iter(sets))](masks)
+    name = training or next(iter(sets))
+    if training is None and kind_of(name):
+        notify(f"{source} has no training set; its only set, {name}, is trained on")
+    train = sets[name](masks)
     if not train.objects:
         raise ValueError(f"{train.name}: no objects to learn (crowds are not learned); expected annotations")
     if validation is not None:
@@ -117,6 +121,7 @@ def has_boxes(source: str | os.PathLike[str]) -> bool:
 
 def _find_sets(given: str | os.PathLike[str]) -> dict[str, _Open]:
     """The sets of a source by name; "" for the only one."""
+    require_path(given, "source")
     text, source = os.fspath(given), Path(given)
     files = table_files(text) if text.startswith("hub:") or os.path.exists(source) else None
     if files is not None and not (files and source.is_dir()):  # a folder may hold more than its tables

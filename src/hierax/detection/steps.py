@@ -34,6 +34,7 @@ from hierax.train.progress import StepReport, TrainingStopped
 
 _ORDER = 0x0B0F  # the purpose of these random numbers
 _TRIES = 20  # images in a row that cannot be read
+_UNREADABLE = "unreadable.txt"
 _WHOLE = "whole.json"
 """The file that is written into a checkpoint last: without it, the checkpoint is not used."""
 _WEIGHTS = "weights.pt"
@@ -86,7 +87,7 @@ class DetectionTrainer(Trainer):
         assert recipe.steps is not None
         assert recipe.evaluate_every is not None
         self.detector, self.recipe, self.held, self.log_of_run = detector, recipe, held, log
-        self.unreadable: dict[str, None] = {}
+        self.unreadable = _lines(folder / _UNREADABLE)
         self.best: tuple[float, int] | None = None
         self.last: DetectionEvaluation | None = None
         self.folder, self._before, self._waited = folder, time.monotonic(), 0.0
@@ -107,9 +108,9 @@ class DetectionTrainer(Trainer):
         new = [text for text in inputs.pop("unreadable", ()) if text not in self.unreadable]
         if new:
             if not self.unreadable:
-                self.log_of_run.say(f"{new[0]} (this and other images that cannot be read: unreadable.txt)")
+                self.log_of_run.say(f"{new[0]} (this and other images that cannot be read: {_UNREADABLE})")
             self.unreadable.update(dict.fromkeys(new))
-            _write_text(self.folder / "unreadable.txt", "".join(f"{text}\n" for text in self.unreadable))
+            _write_text(self.folder / _UNREADABLE, "".join(f"{text}\n" for text in self.unreadable))
         return super()._prepare_inputs(inputs)
 
     def resume(self, checkpoint: Path | None) -> None:
@@ -319,6 +320,14 @@ def last_whole(folder: Path) -> tuple[Path, int, tuple[float, int] | None] | Non
             continue
         return path, step, (float(best[0]), int(best[1])) if best else None
     return None
+
+
+def _lines(path: Path) -> dict[str, None]:
+    """The lines of a text file, without repetitions; none if there is no file."""
+    try:
+        return dict.fromkeys(path.read_text(encoding="utf-8", errors="replace").splitlines())
+    except FileNotFoundError:
+        return {}
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -38,7 +38,8 @@ class _Annotation:
 def voc_sets(folder: Path) -> dict[str, list[Path]]:
     """The XML files of a folder by set; "" for the only set; empty if the folder is not one of Pascal VOC.
 
-    Sets are the lists of `ImageSets/Main`, or folders with the names of sets.
+    Sets are the lists of `ImageSets/Main`, or folders with the names of sets. Without a list of images to train on,
+    these are all that no other list has.
 
     Raises:
         ValueError: a list names an image that has no XML file.
@@ -50,6 +51,9 @@ def voc_sets(folder: Path) -> dict[str, list[Path]]:
         if "train" not in found and "trainval" in lists:
             held = set(found.get("val", ()))
             found["train"] = [path for path in _listed(lists["trainval"], annotations) if path not in held]
+        elif "train" not in found and "val" in found:
+            held = {*found["val"], *(_paths(lists["test"], annotations) if "test" in lists else ())}
+            found["train"] = [path for path in files if path not in held]
         return {name: paths for name, paths in found.items() if paths} or {"": files}
     if files := _xml_files(folder):
         return {"": files}
@@ -65,16 +69,25 @@ def _xml_files(folder: Path) -> list[Path]:
 
 
 def _listed(file: Path, annotations: Path) -> list[Path]:
-    """The XML files of a list of names, which may have spaces; a number may follow."""
-    with open_text(file) as stream:
-        lines = [line.strip() for line in stream if line.strip()]
-    whole = (annotations / f"{line}.xml" for line in lines)
-    first = (annotations / f"{line.split()[0]}.xml" for line in lines)
-    paths = [path if path.is_file() else other for path, other in zip(whole, first, strict=True)]
+    """The XML files of a list of names.
+
+    Raises:
+        ValueError: one does not exist.
+    """
+    paths = _paths(file, annotations)
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise ValueError(f"{file}: {missing[0].stem} is in the list, but {missing[0]} does not exist")
     return paths
+
+
+def _paths(file: Path, annotations: Path) -> list[Path]:
+    """The paths for a list of names, which may have spaces; a number may follow."""
+    with open_text(file) as stream:
+        lines = [line.strip() for line in stream if line.strip()]
+    whole = (annotations / f"{line}.xml" for line in lines)
+    first = (annotations / f"{line.split()[0]}.xml" for line in lines)
+    return [path if path.is_file() else other for path, other in zip(whole, first, strict=True)]
 
 
 def read_voc(files: Sequence[Path], *, name: str, masks: bool = False) -> DetectionDataset:

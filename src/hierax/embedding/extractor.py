@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,6 +28,7 @@ from hierax.notices import notify
 from hierax.processing import DEFAULT_MAX_PIXELS, HieraImageProcessor, Preprocessing
 from hierax.processing.defaults import preprocessing_for
 from hierax.processing.frames import FIRST_ONLY
+from hierax.processing.record import MOST_PIXELS
 from hierax.reprs.text import never_raises
 
 if TYPE_CHECKING:
@@ -300,6 +302,11 @@ def _preprocessing_for(model: Pretrained | Engine, size: int | None, *, name: st
     record = record.at(size or record.output_size or config.image_size[-2:])
     if isinstance(model, Engine) and size is not None and (size, size) != config.image_size[-2:]:
         raise ValueError(f"size is {size}; {name} was exported for {config.image_size[-2:]} alone")
+    if (longest := max(*record.size.values(), *record.crop_size.values())) ** 2 > MOST_PIXELS:
+        raise ValueError(
+            f"size is {size}, for which images are resized to {longest:,} pixels; expected at most "
+            f"{math.isqrt(MOST_PIXELS):,} pixels"
+        )
     return record
 
 

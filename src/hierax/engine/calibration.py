@@ -120,6 +120,16 @@ def images_of(source: str | os.PathLike[str], *, most: int) -> list[Path]:
     return paths[:: -(-len(paths) // most)]
 
 
+def check_images(images: ImageInputs | None, *, max_pixels: int | None) -> None:
+    """Reads the first image, if `images` is a path, so that a wrong path is an error before the model is converted.
+
+    Raises:
+        ValueError: there is no image, or the first one cannot be read.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        load_image(images_of(images, most=1)[0], max_pixels=max_pixels)
+
+
 def _load_images(
     source: str | os.PathLike[str] | Sequence[ImageInput] | None, max_pixels: int | None
 ) -> list[Image.Image]:

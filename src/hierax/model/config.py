@@ -162,6 +162,8 @@ class HieraConfig:
                 f"{name} cannot be changed after a model was built from this configuration; config.replace({name}=…) "
                 "makes a new configuration, and from_pretrained takes it as an argument"
             )
+        elif name == "return_dict" and value is False:
+            raise AttributeError("return_dict cannot be False; pass return_dict=False to the call of the model")
         else:
             object.__setattr__(self, name, value)
 

@@ -27,11 +27,17 @@ def classification_loss(logits: Tensor, labels: Tensor, config: HieraConfig) -> 
         integers = not (labels.is_floating_point() or labels.dtype == torch.bool)
         several = "single_label_classification" if integers else "multi_label_classification"
         kind = "regression" if config.num_labels == 1 else several
+    elif kind == "single_label_classification" and config.num_labels == 1:
+        raise ValueError(
+            f"problem_type is {kind!r}, but the model has one label, so the loss would always be 0; expected "
+            'problem_type="regression", or "multi_label_classification" for yes or no'
+        )
     classes = kind == "single_label_classification" and not labels.is_floating_point()
     shape, expected = tuple(labels.shape), tuple(logits.shape[:1] if classes else logits.shape)
     if expected not in (shape, (*shape, 1), shape[:1] if shape[1:] == (1,) else shape):
         hint = "; class indices are integers" if shape == logits.shape[:1] and labels.is_floating_point() else ""
-        raise ValueError(f"labels has shape {list(shape)}; expected {list(expected)} for {kind}{hint}")
+        of_config = " (model.config.problem_type)" if config.problem_type else ""
+        raise ValueError(f"labels has shape {list(shape)}; expected {list(expected)} for {kind}{of_config}{hint}")
     logits, labels = logits.float() if logits.dtype != torch.float64 else logits, labels.reshape(expected)
     if kind == "single_label_classification":  # floats are the probabilities of the classes, as mixup makes them
         try:

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 def require_config(config: object) -> None:
     """Raises a `TypeError` if `config` is not a `HieraConfig`."""
     if not isinstance(config, HieraConfig):
-        raise TypeError(f"config is a {type(config).__name__}; expected a HieraConfig")
+        kind = type(config).__name__
+        if type(config).__module__.startswith("transformers."):
+            kind, own = f"transformers.{kind}", " of hierax; hierax.HieraConfig.from_dict(config.to_dict()) makes one"
+        else:
+            own = ""
+        raise TypeError(f"config is a {kind}; expected a HieraConfig{own}")
 
 
 class Pretrained(nn.Module):

@@ -17,7 +17,7 @@ from hierax.processing.errors import ImageError
 from hierax.processing.normalize import write_pixels
 from hierax.processing.processor import RecordedProcessor, resolve_fast
 from hierax.processing.reading import ImageInput, check_values, read_image, source_name
-from hierax.processing.record import IMAGENET, Preprocessing
+from hierax.processing.record import IMAGENET, MOST_PIXELS, Preprocessing
 from hierax.processing.resize import Geometry, geometry, resize_crop, resize_crop_fast
 from hierax.reprs.text import never_raises
 from hierax.transformers_arguments import token_of, without_foreign
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from hierax.checkpoint.opened import Checkpoint
-
-# A strip of 1 x 100,000 pixels would become 256 x 25,600,000; usual images are far below this limit.
-_MAX_RESIZED_PIXELS = 1 << 26
 
 
 class HieraImageProcessor(RecordedProcessor):
@@ -150,10 +147,8 @@ class HieraImageProcessor(RecordedProcessor):
         if not self.record.do_center_crop:
             return [self._pixels(image, name) for image, name in zip(pictures, names, strict=True)]
         size = (self.record.crop_size["height"], self.record.crop_size["width"])
-        if size[0] * size[1] > _MAX_RESIZED_PIXELS:
-            problem = (
-                f"the record's crop_size is {size[1]} x {size[0]} pixels; expected at most {_MAX_RESIZED_PIXELS:,}"
-            )
+        if size[0] * size[1] > MOST_PIXELS:
+            problem = f"the record's crop_size is {size[1]} x {size[0]} pixels; expected at most {MOST_PIXELS:,}"
             raise ImageError(names[0], problem)
         batch = np.empty((len(pictures), self.record.num_channels, *size), np.float32)
         for image, name, out in zip(pictures, names, batch, strict=True):
@@ -303,9 +298,9 @@ def _with_names(images: ImageInput | Sequence[ImageInput | Sequence[ImageInput]]
 
 
 def _check_resized(plan: Geometry, height: int, width: int, name: str) -> None:
-    if plan.resized_height * plan.resized_width > max(_MAX_RESIZED_PIXELS, height * width):
+    if plan.resized_height * plan.resized_width > max(MOST_PIXELS, height * width):
         resized = f"{plan.resized_width} x {plan.resized_height}"
-        problem = f"{width} x {height} pixels would become {resized}; expected at most {_MAX_RESIZED_PIXELS:,} pixels"
+        problem = f"{width} x {height} pixels would become {resized}; expected at most {MOST_PIXELS:,} pixels"
         raise ImageError(name, problem)
 
 

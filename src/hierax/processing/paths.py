@@ -238,3 +238,12 @@ def _check_regular(mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else _NAMES.get(stat.S_IFMT(mode), "something else")
         raise NotRegularError(f"{kind}, not a regular file")
+
+
+def require_path(value: object, name: str) -> None:
+    """Raises a `TypeError` that names the argument if `value` is not the path or id of data."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; expected a folder, a file or hub:ID (a model can be trained "
+            "on tensors in a loop of your own, as any module of PyTorch)"
+        )

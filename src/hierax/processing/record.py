@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hierax.model.config import HieraConfig
 
 FILE_NAME = "preprocessor_config.json"
+MOST_PIXELS = 1 << 26
+"""Maximum pixels of an image after it is resized. A strip of 1 x 100,000 pixels would become 256 x 25,600,000."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Size = int | tuple[int, int]
 MOST_PIXELS = 1024 * 1024
+_LONGEST = 4096  # maximum pixels of a side; the other side of an image becomes as long or longer
 """Pixels of the input of a model that a request may ask for with `size`."""
 _MOST_WHOLE = 1 << 24
 """Pixels of the input of a segmentation model, which sees whole images."""
@@ -171,10 +172,11 @@ def sized(record: Preprocessing, size: Size | None) -> Preprocessing:
 def check_size(size: Size) -> None:
     """Raises a refusal if an input of this size would have too many pixels."""
     sides = (size, size) if isinstance(size, int) else size
-    if math.prod(sides) > MOST_PIXELS:
+    if math.prod(sides) > MOST_PIXELS or max(sides) > _LONGEST:
         raise refuse(
             "bad_argument",
-            f"size is {sides[0]}x{sides[1]}; expected at most {MOST_PIXELS:,} pixels, such as 1024",
+            f"size is {sides[0]}x{sides[1]}; expected at most {MOST_PIXELS:,} pixels, such as 1024, and at most "
+            f"{_LONGEST:,} for a side",
             field="size",
         )
 

@@ -241,17 +241,15 @@ def lines(state: State, settings: Settings) -> list[str]:
     """The lines for a person once the models are open: their licenses, the engine, and the addresses."""
     found = state.service.describe()
     model = found["model"]
-    licenses = [(part["source"], part["license"]) for name in ("model", "mae") if (part := found.get(name))]
+    models = (found.get(name) for name in ("model", "mae", "segmentation"))
+    licenses = [(part["source"], part["license"]) for part in models if part]
     place = "CPU" if model["device"] == "cpu" else model["device"]
     engine = f"{model['precision']} on {place} ({_NAMES.get(model['backend'], model['backend'])})"
     home = url(settings.host, settings.port)
-    parts = [
-        engine,
-        *([f"{settings.processes:,} processes"] if settings.processes > 1 else []),
-    ]
+    several = [f"{settings.processes:,} processes"] if settings.processes > 1 else []
     return [
         *(f"{source}: weights under {license}" for source, license in licenses if license),
-        " · ".join([*parts, f"page {home}", f"API {home}/docs", "Ctrl-C to stop"]),
+        " · ".join([engine, *several, f"page {home}", f"API {home}/docs", "Ctrl-C to stop"]),
     ]
 
 

@@ -13,7 +13,7 @@ from hierax.atomic import PARTS, sync_folder
 from hierax.data.folders import split_folders
 from hierax.locking import LOCK
 from hierax.train.checkpoints import write_json
-from hierax.train.description import DESCRIPTION, DamagedRun, read_description
+from hierax.train.description import DESCRIPTION, DamagedRun, read_description, read_object
 from hierax.train.settings import RESUMABLE_SETTINGS, Recipe
 
 _ELSEWHERE = "choose another folder with -o (--overwrite would replace the run)"
@@ -97,7 +97,7 @@ def delete_run_files(folder: Path) -> None:
     """
     description = folder / DESCRIPTION
     with contextlib.suppress(DamagedRun):
-        previous = read_description(description)
+        previous = read_object(description)  # of any kind of run
         if previous.get("finished"):
             write_json(description, {k: v for k, v in previous.items() if k not in ("finished", "result")})
     for path in folder.iterdir():

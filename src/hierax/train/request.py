@@ -10,12 +10,14 @@ from typing import Any
 
 from hierax.data.dataset import Dataset
 from hierax.data.split import notify_of_shared, open_train_and_validation
+from hierax.processing.paths import require_path
 from hierax.train.choice import Choice, choose, default_source
 from hierax.train.folder import RunExists, absolute_source
 from hierax.train.log import result_sentence
 from hierax.train.modes import Mode
 from hierax.train.parallel import World
 from hierax.train.recipes import recipe as named_recipe
+from hierax.train.setting_values import assignments_of
 from hierax.train.settings import Recipe, setting_names
 
 PathOrHubId = str | os.PathLike[str]
@@ -73,11 +75,16 @@ class Request:
     source: PathOrHubId | None
     validation: PathOrHubId | None
     recipe: str | Recipe | None
-    settings: Sequence[str]
+    settings: Sequence[str] | Mapping[str, Any]
     teacher: PathOrHubId | None = None
     teacher_cache: PathOrHubId | None = None
     columns: Mapping[str, str] | None = None
     masks: MaskOptions | None = None
+
+    def __post_init__(self) -> None:
+        require_path(self.data, "data")
+        if self.validation is not None:
+            require_path(self.validation, "validation")
 
     @property
     def base(self) -> Recipe | None:
@@ -90,7 +97,7 @@ class Request:
 
     def overridden(self, base: Recipe | None) -> Recipe:
         """A recipe with the given values; without a recipe, one that is enough to open the data."""
-        return (base or Recipe(name="", mode=self.mode.name)).overridden(self.settings)
+        return (base or Recipe(name="", mode=self.mode.name)).overridden(assignments_of(self.settings))
 
     def resumed(self, previous: Mapping[str, Any]) -> Request:
         """The request with what a run.json states of its columns, masks and cache, where the caller gave nothing."""

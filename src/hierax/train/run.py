@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hierax.console import say
 from hierax.train.adapters import check_adapter
@@ -31,7 +32,7 @@ def pretrain(
     *,
     out: PathOrHubId,
     recipe: str | Recipe | None = None,
-    settings: Sequence[str] = (),
+    settings: Sequence[str] | Mapping[str, Any] = (),
     source: PathOrHubId | None = AUTO,
     validation: PathOrHubId | None = None,
     columns: Mapping[str, str] | None = None,
@@ -50,7 +51,7 @@ def pretrain(
         data: what `hierax.data.open_dataset` takes; labels are not used.
         out: the run's folder.
         recipe: a recipe or the name of one; None takes one that fits the machine and the number of samples.
-        settings: other values for settings of the recipe, as `"key=value"`.
+        settings: other values for settings of the recipe: `["key=value"]`, or `{"key": value}`.
         source: a checkpoint to start from; None starts from random weights. "auto" is `hierax/femto.mae` where neither
             a recipe nor an architecture is named and the data are images, else random weights.
         validation: data to validate on; None takes `data/val`, or the recipe's share of the data.
@@ -80,7 +81,7 @@ def finetune(
     task: str = "classify",
     source: PathOrHubId | None = AUTO,
     recipe: str | Recipe | None = None,
-    settings: Sequence[str] = (),
+    settings: Sequence[str] | Mapping[str, Any] = (),
     teacher: PathOrHubId | None = None,
     teacher_cache: PathOrHubId | None = None,
     validation: PathOrHubId | None = None,

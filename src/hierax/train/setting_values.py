@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, get_args, get_origin
 
@@ -22,6 +23,19 @@ def parse_value(text: str) -> Any:
         if len(numbers) > 1 and all(re.fullmatch(r"\d+\.?\d*|\.\d+", part) for part in numbers):
             return [int(part) if part.isdigit() else float(part) for part in numbers]
         return text
+
+
+def assignments_of(settings: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Settings as `key=value` texts. A mapping of names to values is accepted too.
+
+    Raises:
+        TypeError: `settings` is something else.
+    """
+    if isinstance(settings, Mapping):
+        return [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
+    if isinstance(settings, str) or not all(isinstance(setting, str) for setting in settings):
+        raise TypeError(f'settings is {settings!r:.80}; expected a list such as ["epochs=5"], or {{"epochs": 5}}')
+    return list(settings)
 
 
 def typed_value(key: str, value: Any, hint: Any) -> Any:

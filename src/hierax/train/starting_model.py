@@ -88,6 +88,7 @@ def _loaded(
         new = (*(part for part in new if part != task.part), *of_a_mae)
         if task.part not in opened.parts or dict(opened.config.id2label) != labels:
             changes |= {"num_labels": len(labels), "id2label": labels}
+            new = (*new, task.classifier) if task.part in opened.parts else new  # also for as many other classes
     model: Pretrained = task.cls.from_pretrained(opened, reinit=new, **changes)
     license = f", license of the weights: {model.license}" if model.license else ""
     notes = [f"starts from {opened.name}{license}", *notes]

@@ -18,7 +18,7 @@ from hierax.checkpoint.opened import DIALECTS, open_checkpoint
 from hierax.checkpoint.preprocessing import resize_record
 from hierax.digests import weights_digest
 from hierax.engine.backends.exported import RECORD, VERSION, file_records, recorded_files
-from hierax.engine.calibration import ImageInputs, sample_pixels
+from hierax.engine.calibration import ImageInputs, check_images, sample_pixels
 from hierax.engine.export.formats import FORMATS, Job, open_runner
 from hierax.engine.export.layouts import LAYOUTS, Contents, check_layout, format_for, write_json
 from hierax.engine.export.parity import ParityError, ParityReport, evaluation_inputs, measure, with_units
@@ -102,6 +102,8 @@ def export(
     format = check_export(format, precision, target, layout=layout, overwrite=overwrite)
     if calibration is not None and precision != "int8":
         raise ValueError(f"calibration is for precision='int8'; precision is {precision!r}")
+    for images in (calibration, evaluate):
+        check_images(images, max_pixels=max_pixels)
     tell = progress or (lambda step, done: None)
     own = open_for_export(model, task, out_features)
     config = own.config.replace(image_size=axes_of(own.config, size))

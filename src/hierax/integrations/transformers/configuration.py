@@ -96,6 +96,8 @@ class HieraxConfig(BackboneConfigMixin, PreTrainedConfig):
         stages = [name for name in config.out_features or () if name in config.stage_names]  # here is no neck
         features = {"out_features": stages} if stages else {}
         values = {name: getattr(config, name) for name in _FIELDS}
+        asked = ("output_hidden_states", "output_attentions")  # attributes, not fields
+        values |= {name: True for name in asked if getattr(config, name, False)}
         return cls(
             **{**values, "license": config.license, "num_labels": config.num_labels, **names, **features, **changes}
         )

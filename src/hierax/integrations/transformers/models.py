@@ -300,6 +300,8 @@ class HieraxForPreTraining(HieraxPreTrainedModel):
         return_dict: bool | None = None,
     ) -> HieraForPreTrainingOutput:
         """Loss and predicted pixels; the arguments are those of `hierax.HieraForPreTraining`."""
+        if self.config.normalize_pixel_loss != self.hierax_config.normalize_pixel_loss:
+            self.hierax_config.normalize_pixel_loss = self.config.normalize_pixel_loss
         parts = {"fusion": self.multiscale_fusion, "encoder_norm": self.encoder_norm, "decoder": self.decoder}
         out = tasks.HieraForPreTraining.forward(
             cast("Any", _PreTrainingView(self.hiera, **parts)),
