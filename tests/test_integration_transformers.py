@@ -428,7 +428,7 @@ def test_the_loss_of_the_masked_autoencoder_follows_the_configuration() -> None:
     noise = torch.rand(2, torch.Size(model.config.unit_grid((64, 64))).numel())
     for normalized in (True, False):
         model.config.normalize_pixel_loss = theirs.config.normalize_pixel_loss = normalized
-        assert_same(theirs(pixels(model), noise=noise).loss, model(pixels(model), noise=noise).loss)
+        assert_same([theirs(pixels(model), noise=noise).loss], [model(pixels(model), noise=noise).loss])
 
 
 def test_states_that_a_configuration_asks_for_are_returned() -> None:

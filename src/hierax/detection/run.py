@@ -80,12 +80,12 @@ def finetune_detection(
     require_path(data, "data")
     check_packages(f"--task {task}")
     place, run = _one_device(device), Path(out)
-    settings = assignments_of(settings)
+    given = assignments_of(settings)
     base = recipe if isinstance(recipe, DetectionRecipe) else None if recipe is None else named(recipe, task)
-    wanted = (base or choose(task, device=place.type)).override(settings)
+    wanted = (base or choose(task, device=place.type)).override(given)
     continued = None if source is None else detector_folder(source)
     if continued is not None and task_of(continued) == task:
-        wanted = with_head_of(continued, config_of(continued), wanted, settings)
+        wanted = with_head_of(continued, config_of(continued), wanted, given)
     places = {"data": os.fspath(data), "validation": _text(validation), "from": _text(source)}
     check_places(run, places, overwrite=overwrite)
     check_folder(run, overwrite=True)  # whether it is the folder of a run; of which kind is read next

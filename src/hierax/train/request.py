@@ -17,7 +17,6 @@ from hierax.train.log import result_sentence
 from hierax.train.modes import Mode
 from hierax.train.parallel import World
 from hierax.train.recipes import recipe as named_recipe
-from hierax.train.setting_values import assignments_of
 from hierax.train.settings import Recipe, setting_names
 
 PathOrHubId = str | os.PathLike[str]
@@ -75,7 +74,7 @@ class Request:
     source: PathOrHubId | None
     validation: PathOrHubId | None
     recipe: str | Recipe | None
-    settings: Sequence[str] | Mapping[str, Any]
+    settings: Sequence[str]
     teacher: PathOrHubId | None = None
     teacher_cache: PathOrHubId | None = None
     columns: Mapping[str, str] | None = None
@@ -97,7 +96,7 @@ class Request:
 
     def overridden(self, base: Recipe | None) -> Recipe:
         """A recipe with the given values; without a recipe, one that is enough to open the data."""
-        return (base or Recipe(name="", mode=self.mode.name)).overridden(assignments_of(self.settings))
+        return (base or Recipe(name="", mode=self.mode.name)).overridden(self.settings)
 
     def resumed(self, previous: Mapping[str, Any]) -> Request:
         """The request with what a run.json states of its columns, masks and cache, where the caller gave nothing."""

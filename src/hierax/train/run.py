@@ -24,6 +24,7 @@ from hierax.train.request import (
     open_data,
     resolve_choice,
 )
+from hierax.train.setting_values import assignments_of
 from hierax.train.settings import Recipe
 
 
@@ -66,7 +67,7 @@ def pretrain(
         ValueError: data or settings are not possible.
         TrainingStopped: the run cannot continue; its last checkpoint is intact.
     """
-    request = Request(MODES["pretrain"], data, source, validation, recipe, settings, columns=columns)
+    request = Request(MODES["pretrain"], data, source, validation, recipe, assignments_of(settings), columns=columns)
     return train(request, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
 
 
@@ -119,7 +120,8 @@ def finetune(
     mode = MODES[TASKS[task]]
     masks = MaskOptions.of(classes=classes, reduce_labels=reduce_labels, colors=colors)
     _check_options(mode, masks=masks, teacher=teacher)
-    request = Request(mode, data, source, validation, recipe, settings, teacher, teacher_cache, columns, masks)
+    given = assignments_of(settings)
+    request = Request(mode, data, source, validation, recipe, given, teacher, teacher_cache, columns, masks)
     return train(request, Path(out), device=device, parallel=parallel, overwrite=overwrite, quiet=quiet)
 
 

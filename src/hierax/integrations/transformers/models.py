@@ -301,10 +301,10 @@ class HieraxForPreTraining(HieraxPreTrainedModel):
     ) -> HieraForPreTrainingOutput:
         """Loss and predicted pixels; the arguments are those of `hierax.HieraForPreTraining`."""
         if self.config.normalize_pixel_loss != self.hierax_config.normalize_pixel_loss:
-            self.hierax_config.normalize_pixel_loss = self.config.normalize_pixel_loss
+            self.hierax_config.normalize_pixel_loss = bool(self.config.normalize_pixel_loss)
         parts = {"fusion": self.multiscale_fusion, "encoder_norm": self.encoder_norm, "decoder": self.decoder}
         out = tasks.HieraForPreTraining.forward(
-            cast("Any", _PreTrainingView(self.hiera, **parts)),
+            cast("Any", _PreTrainingView(self.hiera, config=self.hierax_config, **parts)),
             self._pixels(pixel_values),
             noise=noise,
             **self._flags(output_hidden_states, output_attentions),
