@@ -150,15 +150,12 @@ class Manifest:
         return self.model
 
     def check_same(self, other: Manifest, *, folder: Path, advice: str = "choose another folder") -> None:
-        """Raises `CollectionError` if the rows of the two collections cannot be compared; the message ends with
-        `advice`.
-        """
+        """Raises `CollectionError` if the rows of the two collections cannot be compared; its message gives `advice`."""
         if self.fingerprint == other.fingerprint:
             return
         ours, theirs = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(other)))
-        # the configurations of two models differ anyway
-        names = [name for name in _MUST_AGREE if name != "config" or ours["weights"] == theirs["weights"]]
-        differ = [text for name in names for text in _differences(name, ours[name], theirs[name])]
+        same = ours["weights"] == theirs["weights"]  # the configurations of two models differ anyway
+        differ = [t for n in _MUST_AGREE if same or n != "config" for t in _differences(n, ours[n], theirs[n])]
         if len(differ) > _FEW:
             differ[_FEW:] = [f"and {len(differ) - _FEW} more differences"]
         raise CollectionError(f"{folder} was made in another way: {'; '.join(differ)}; {advice}")
