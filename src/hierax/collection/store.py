@@ -150,7 +150,7 @@ class Manifest:
         return self.model
 
     def check_same(self, other: Manifest, *, folder: Path, advice: str = "choose another folder") -> None:
-        """Raises `CollectionError` if the rows of the two collections cannot be compared; its message gives `advice`."""
+        """Raises `CollectionError` if the rows of the two cannot be compared; the message ends with `advice`."""
         if self.fingerprint == other.fingerprint:
             return
         ours, theirs = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(other)))
