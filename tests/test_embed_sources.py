@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from hierax.collection.listing import Listing, listing_path
+from hierax.collection.mapped import RowInfo
 from hierax.collection.originals import _sources
 from hierax.collection.source import Source, as_bytes, content_hash
-from hierax.collection.store import path_text
+from hierax.collection.store import path_text, source_id
 from hierax.embedding.decode import Decoder
 from hierax.embedding.sources import has_at_most, list_sources
 from hierax.processing import Preprocessing
@@ -220,9 +221,13 @@ def test_a_few_sources_of_a_listing_are_found_without_reading_the_others(
     made: list[Any] = []
     real = Source.__init__
     monkeypatch.setattr(Source, "__init__", lambda self, *a, **n: made.append(real(self, *a, **n)))
-    found = _sources([tmp_path], {names[3], names[69_999], "/not/there.png"})
-    assert (set(found), len(made)) == ({names[3], names[69_999]}, 2)
-    assert set(_sources([tmp_path], {path_text(strange), names[3]})) == {path_text(strange), names[3]}
+    known = {name: RowInfo(source_id(name), path_text(name), "") for name in (names[3], names[69_999], strange)}
+    wanted = [known[names[3]], known[names[69_999]], RowInfo("", "/not/there.png", "")]
+    found = _sources([tmp_path], wanted)
+    assert (set(found), len(made)) == ({wanted[0].id, wanted[1].id}, 2)
+    assert set(_sources([tmp_path], [known[strange], wanted[0]])) == {known[strange].id, wanted[0].id}
+    named = RowInfo("", names[3], "")  # a query, which has no id
+    assert set(_sources([tmp_path], [named])) == {names[3]}
 
 
 def test_the_first_listing_stands(tmp_path: Path) -> None:
