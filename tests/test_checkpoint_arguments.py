@@ -66,6 +66,7 @@ def test_a_new_head_has_no_problem_type_of_the_former(folder: Path) -> None:
     pixels, labels = torch.rand(2, 3, 64, 64), torch.tensor([[3.0], [4.0]])
     kept: Any = CLASSES.from_pretrained(folder / "single", num_labels=5)
     assert kept.config.problem_type == "single_label_classification"
+    assert load(folder / "single", reinit=("head",)).config.problem_type == "single_label_classification"
     one: Any = CLASSES.from_pretrained(folder / "single", num_labels=1)
     out = one(pixels, labels=labels)
     assert torch.allclose(out.loss, (out.logits - labels).square().mean())

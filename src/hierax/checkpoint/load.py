@@ -85,8 +85,8 @@ def load_model(
         head = task.reinitialized_for_labels(checkpoint.parts, checkpoint.config, given)
         if not _has_head(checkpoint, task, head, given["num_labels"]):
             reinitialized.add(head)
-    if task.labels and {*reinitialized} & {task.part, task.classifier}:
-        given.setdefault("problem_type", None)  # that of the labels of the former head
+        if task.labels and {*reinitialized} & {task.part, task.classifier}:
+            given.setdefault("problem_type", None)  # it was that of the former labels
     report = LoadingReport(
         checkpoint.name,
         checkpoint.dialect.name,

@@ -32,7 +32,8 @@ def assignments_of(settings: Sequence[str] | Mapping[str, Any]) -> list[str]:
         TypeError: `settings` is something else.
     """
     if isinstance(settings, Mapping):
-        return [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
+        texts = {k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in settings.items()}
+        return [f"{name}={text}" for name, text in texts.items()]
     if isinstance(settings, str) or not all(isinstance(setting, str) for setting in settings):
         raise TypeError(f'settings is {settings!r:.80}; expected a list such as ["epochs=5"], or {{"epochs": 5}}')
     return list(settings)
