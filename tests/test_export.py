@@ -211,12 +211,12 @@ def test_images_that_are_missing_are_an_error_before_the_model_is_converted(opti
     options: dict[str, Any] = {"format": "openvino", "precision": "int8"}
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("text")
-    for given, error, message in (
-        ("nothing", FileNotFoundError, "nothing"),
-        ("empty", ValueError, "empty: no images"),
-        ("notes.txt", ValueError, "notes.txt: not an image"),
+    for given, message in (
+        ("nothing", "nothing: no such file"),
+        ("empty", "empty: no images"),
+        ("notes.txt", r"notes\.txt: not an image"),
     ):
-        with pytest.raises(error, match=message):  # no model of this name exists
+        with pytest.raises(ValueError, match=message):  # no model of this name exists
             hierax.export("no/model", tmp_path / "out", **{option: tmp_path / given}, **options)
 
 

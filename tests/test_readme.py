@@ -63,14 +63,14 @@ def _small_architectures_and_an_own_cache(
 
 
 def test_the_readme_has_its_programs_and_commands() -> None:
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4
     assert {command.split()[1] for command in COMMANDS} == {
         "models", "classify", "features", "explain", "reconstruct", "convert", "export", "bench",
     }  # fmt: skip
 
 
 def test_the_seeds_two_programs_run_with_only_the_import_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    features, maps = PYTHON[1], PYTHON[2]
+    features, maps = PYTHON[2], PYTHON[3]
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
     exec(compile(features, "README features", "exec"), names)
@@ -83,7 +83,7 @@ def test_the_seeds_two_programs_run_with_only_the_import_changed(folder: Path, m
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [n for n in range(len(PYTHON)) if n not in (1, 2)])
+@pytest.mark.parametrize("number", [n for n in range(len(PYTHON)) if n not in (2, 3)])
 def test_every_other_program_of_the_readme_runs(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     exec(compile(PYTHON[number], f"README program {number}", "exec"), {})

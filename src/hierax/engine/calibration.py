@@ -124,7 +124,7 @@ def check_images(images: ImageInputs | None, *, max_pixels: int | None) -> None:
     """Reads the first image, if `images` is a path, so that a wrong path is an error before the model is converted.
 
     Raises:
-        ValueError: there is no image, or the first one cannot be read.
+        ValueError: an image is missing or cannot be read.
     """
     if isinstance(images, (str, os.PathLike)):
         load_image(images_of(images, most=1)[0], max_pixels=max_pixels)
