@@ -298,6 +298,13 @@ def test_folders_of_other_runs_are_refused(trunk: Path, tmp_path: Path) -> None:
         train(source, source / "train" / "run", trunk)
 
 
+@pytest.mark.parametrize("name", ["data", "validation"])
+def test_data_that_are_no_path_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    given: Any = {"data": tmp_path, name: ["a.json"]}
+    with pytest.raises(TypeError, match=f"{name} is a list; expected a folder, a file"):
+        finetune_detection(given.pop("data"), out=tmp_path / "run", **given)
+
+
 def test_a_finished_run_that_is_overwritten_is_not_finished_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,7 +215,7 @@ def test_settings_are_read_as_json_or_as_text() -> None:
         ("class_weights={}", "class_weights is {}; expected balanced, or weights above 0 by class"),
         ("betas=0.9", "betas is 0.9; expected 2 numbers with a comma"),
         ("betas=[0.9, 1.0]", "betas is .*; expected two numbers"),
-        ("crop_scale=[0.9, 0.5]", "crop_scale is .*; expected two numbers, the smaller first, 0 to 4"),
+        ("crop_scale=[0.9, 0.5]", "crop_scale is .*; expected two numbers above 0, ascending, at most 4"),
         ('image_size=["a"]', "image_size is .*; expected whole numbers with commas or none"),
         ("freeze=most", "freeze is 'most'; expected a number of stages, or 'all'"),
         ("ema=1", "ema is 1.0; expected above 0 and below 1"),

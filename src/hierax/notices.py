@@ -63,6 +63,11 @@ def printable(text: str) -> str:
     return _ESCAPED.sub(lambda found: escaped(found[0]), text)
 
 
+def valid_text(text: str) -> str:
+    """Text that UTF-8 can encode: halves of surrogate pairs, which JSON and file names may contain, are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def escaped(character: str) -> str:
     r"""A character as an escape in ASCII: `\xe9`, `\u2028`. Python stands for the byte `\xff` of a file name with the
     character U+DCFF; the escape shows the byte.

@@ -26,7 +26,7 @@ from PIL import Image
 
 from hierax.collection.originals import Original, originals
 from hierax.collection.store import MARK
-from hierax.notices import printable
+from hierax.notices import printable, valid_text
 from hierax.processing import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _data(image: Image.Image) -> str:
 
 def _text(text: str) -> str:
     """Escapes text for HTML content and attributes. Invalid characters become backslash escapes."""
-    return html.escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return html.escape(valid_text(text))
 
 
 def _safe_name(name: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -213,11 +212,8 @@ def _id(file: Path, where: str, entry: Mapping[str, Any], name: str) -> int:
 
 
 def _is_number(value: object) -> bool:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
-    with contextlib.suppress(OverflowError):  # of a whole number that no float holds
-        return math.isfinite(value)
-    return False
+    """Whether it is a number that a float can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def read_box(where: str, value: object) -> Box:

@@ -24,7 +24,7 @@ from hierax.detection.sources import open_detection_splits
 from hierax.devices import find_device
 from hierax.folders import atomic_folder
 from hierax.notices import notify
-from hierax.processing.paths import require_path
+from hierax.processing.paths import require_data
 from hierax.stopping import StopSignal
 from hierax.train.checkpoints import locked_folder, write_json
 from hierax.train.description import DESCRIPTION, DamagedRun, read_object
@@ -77,7 +77,7 @@ def finetune_detection(
     """
     if task not in TASKS:
         raise ValueError(f"task is {task!r}; expected {' or '.join(TASKS)}")
-    require_path(data, "data")
+    require_data(data, validation)
     check_packages(f"--task {task}")
     place, run = _one_device(device), Path(out)
     given = assignments_of(settings)

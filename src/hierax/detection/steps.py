@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hierax.atomic import atomic_write, sync_files
+from hierax.atomic import sync_files
 from hierax.data.order import random_stream
 from hierax.detection.build import Detector, backbone_of
 from hierax.detection.dataset import DetectionDataset
@@ -28,6 +28,7 @@ from hierax.detection.view import TrainingView, collate
 from hierax.folders import atomic_folder
 from hierax.processing import ImageError
 from hierax.stopping import StopSignal
+from hierax.train.checkpoints import write_text
 from hierax.train.log import RunLog
 from hierax.train.parallel import default_workers
 from hierax.train.progress import StepReport, TrainingStopped
@@ -110,7 +111,7 @@ class DetectionTrainer(Trainer):
             if not self.unreadable:
                 self.log_of_run.say(f"{new[0]} (this and other images that cannot be read: {_UNREADABLE})")
             self.unreadable.update(dict.fromkeys(new))
-            _write_text(self.folder / _UNREADABLE, "".join(f"{text}\n" for text in self.unreadable))
+            write_text(self.folder / _UNREADABLE, "".join(f"{text}\n" for text in self.unreadable))
         return super()._prepare_inputs(inputs)
 
     def resume(self, checkpoint: Path | None) -> None:
@@ -303,7 +304,7 @@ class _Recorder(TrainerCallback):
 def mark_whole(folder: Path, best: tuple[float, int] | None) -> None:
     """Writes a checkpoint to the disk, then its mark."""
     sync_files(folder)
-    _write_text(folder / _WHOLE, json.dumps({"best": best}) + "\n")
+    write_text(folder / _WHOLE, json.dumps({"best": best}) + "\n")
 
 
 def last_whole(folder: Path) -> tuple[Path, int, tuple[float, int] | None] | None:
@@ -328,8 +329,3 @@ def _lines(path: Path) -> dict[str, None]:
         return dict.fromkeys(path.read_text(encoding="utf-8", errors="replace").splitlines())
     except FileNotFoundError:
         return {}
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as part:
-        part.write_text(text, encoding="utf-8")

@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 def require_config(config: object) -> None:
     """Raises a `TypeError` if `config` is not a `HieraConfig`."""
     if not isinstance(config, HieraConfig):
-        kind = type(config).__name__
-        if type(config).__module__.startswith("transformers."):
-            kind, own = f"transformers.{kind}", " of hierax; hierax.HieraConfig.from_dict(config.to_dict()) makes one"
-        else:
-            own = ""
-        raise TypeError(f"config is a {kind}; expected a HieraConfig{own}")
+        found, hint = type(config).__name__, ""
+        if type(config).__module__.startswith("transformers."):  # its class has the same name
+            found = f"transformers.{found}"
+            hint = " of hierax; hierax.HieraConfig.from_dict(config.to_dict()) makes one"
+        raise TypeError(f"config is a {found}; expected a HieraConfig{hint}")
 
 
 class Pretrained(nn.Module):

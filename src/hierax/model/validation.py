@@ -49,8 +49,8 @@ def resolve_fields(config: HieraConfig) -> dict[str, Any]:
         defaults["global_position_size"] = 1
     for name, default in defaults.items():
         resolved[name] = _one_per_axis(name, getattr(config, name), axes, default, int(name != "patch_padding"))
-    decoder = {"decoder_hidden_size": 512, "decoder_depth": 8, "decoder_num_heads": 16}  # None in transformers
-    resolved |= {name: default for name, default in decoder.items() if getattr(config, name) is None}
+    decoder = ("decoder_hidden_size", "decoder_depth", "decoder_num_heads")  # None in transformers
+    resolved |= {name: getattr(type(config), name) for name in decoder if getattr(config, name) is None}
     lists = (
         "depths", "num_heads", "masked_unit_attention", "window_sizes", "global_blocks", "fpn_top_down_levels",
         "out_features",

@@ -247,3 +247,10 @@ def require_path(value: object, name: str) -> None:
             f"{name} is a {type(value).__name__}; expected a folder, a file or hub:ID (a model can be trained "
             "on tensors in a loop of your own, as any module of PyTorch)"
         )
+
+
+def require_data(data: object, validation: object) -> None:
+    """`require_path` for the data of a run; it may have no validation set."""
+    require_path(data, "data")
+    if validation is not None:
+        require_path(validation, "validation")

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 Size = int | tuple[int, int]
 MOST_PIXELS = 1024 * 1024
-_LONGEST = 4096  # maximum pixels of a side; the other side of an image becomes as long or longer
 """Pixels of the input of a model that a request may ask for with `size`."""
+_LONGEST = 4096  # maximum pixels of a side; the other side of an image becomes as long or longer
 _MOST_WHOLE = 1 << 24
 """Pixels of the input of a segmentation model, which sees whole images."""
 _KEPT = 64

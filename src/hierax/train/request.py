@@ -10,7 +10,7 @@ from typing import Any
 
 from hierax.data.dataset import Dataset
 from hierax.data.split import notify_of_shared, open_train_and_validation
-from hierax.processing.paths import require_path
+from hierax.processing.paths import require_data
 from hierax.train.choice import Choice, choose, default_source
 from hierax.train.folder import RunExists, absolute_source
 from hierax.train.log import result_sentence
@@ -81,9 +81,7 @@ class Request:
     masks: MaskOptions | None = None
 
     def __post_init__(self) -> None:
-        require_path(self.data, "data")
-        if self.validation is not None:
-            require_path(self.validation, "validation")
+        require_data(self.data, self.validation)
 
     @property
     def base(self) -> Recipe | None:

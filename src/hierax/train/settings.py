@@ -173,7 +173,7 @@ class Recipe:
 
     def _check_mixing(self) -> None:
         if self.crop_scale is not None and self.crop_scale[1] > 1 and not MODES[self.mode].targets:
-            raise ValueError(f"crop_scale is {self.crop_scale}; expected two numbers, the smaller first, at most 1")
+            raise ValueError(f"crop_scale is {self.crop_scale}; expected two numbers above 0, ascending, at most 1")
         for name in ("mixup", "cutmix", "erasing") if MODES[self.mode].targets else ():
             if getattr(self, name):
                 raise ValueError(
@@ -343,7 +343,7 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("layer_decay",), *_in(0, 1, "above 0, at most 1", above=True)),
     (("clip_grad", "teacher_temperature", "alpha"), *_in(0, 1e9, "above 0, at most 1e9", above=True)),
     (("betas",), lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers, each 0 to below 1"),
-    (("crop_scale",), lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 4, "two numbers, the smaller first, 0 to 4"),
+    (("crop_scale",), lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 4, "two numbers above 0, ascending, at most 4"),
     (("rand_augment",), lambda v: len(v) == 2 and all(0 <= n <= 10 for n in v), "magnitude and deviation, 0 to 10"),
     (("image_size",), lambda v: 1 <= len(v) <= 3 and all(map(_count, v)), "one to three whole numbers above 0"),
     (("image_size",), lambda v: math.prod(v) <= _MOST_PIXELS, f"at most {_MOST_PIXELS:,} pixels in all"),

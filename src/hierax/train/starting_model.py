@@ -85,10 +85,10 @@ def _loaded(
         of_a_mae = (
             ("norm",) if "decoder" in opened.parts and "norm" in task.parts else ()
         )  # it normalized fused maps, not the last one
-        new = (*(part for part in new if part != task.part), *of_a_mae)
+        new = (*new, *of_a_mae)
         if task.part not in opened.parts or dict(opened.config.id2label) != labels:
             changes |= {"num_labels": len(labels), "id2label": labels}
-            new = (*new, task.classifier) if task.part in opened.parts else new  # also for as many other classes
+            new = (*new, task.classifier)  # also if there are as many classes as before
     model: Pretrained = task.cls.from_pretrained(opened, reinit=new, **changes)
     license = f", license of the weights: {model.license}" if model.license else ""
     notes = [f"starts from {opened.name}{license}", *notes]

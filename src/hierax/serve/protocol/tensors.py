@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hierax.notices import valid_text
 from hierax.serve.errors import Refusal, refuse
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ _MOST_AXES = 8
 
 def bad(message: str, field: str | None = None) -> Refusal:
     """The error for a request that does not keep to the protocol."""
-    printable = message.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair cannot be sent
-    return refuse("bad_argument", printable, field=field)
+    return refuse("bad_argument", valid_text(message), field=field)
 
 
 def shape_of(value: Any, name: str) -> tuple[int, ...]:

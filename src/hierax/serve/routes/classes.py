@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from hierax.notices import valid_text
 from hierax.predict.classify import classification_of
 from hierax.serve.bodies import Call, Upload, read_call
 from hierax.serve.errors import Refusal, refuse
@@ -108,20 +109,15 @@ def _arrow(names: list[str], found: list[Any]) -> bytes:
     vectors = [None if isinstance(vector, Refusal) else vector for vector in found]
     table = pa.table(
         {
-            "name": pa.array([_valid(name) for name in names], pa.string()),
+            "name": pa.array([valid_text(name) for name in names], pa.string()),
             "embedding": pa.array(vectors, pa.list_(pa.float32(), width)),
-            "error": pa.array([_valid(v.message) if isinstance(v, Refusal) else None for v in found], pa.string()),
+            "error": pa.array([valid_text(v.message) if isinstance(v, Refusal) else None for v in found], pa.string()),
         }
     )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
-
-
-def _valid(text: str) -> str:
-    """Text with escapes for halves of surrogate pairs, which JSON may contain and UTF-8 cannot."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @router.post(
